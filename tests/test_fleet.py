@@ -226,7 +226,9 @@ def test_the_server_learns_of_devices_and_keeps_tasks_within_their_time():
     assert len(set(sizes)) > 3
     assert world.nodes[0].state["profile"]
     wrong = {**NETWORK, "compute": 100}
-    with pytest.raises(ProgramError, match="Unknown feature 'available_memory_gb' of the devices of the network"):
+    with pytest.raises(
+        ProgramError, match="such as 'available_memory_gb', and the network has none: give it 'devices'"
+    ):
         simulate(fleet({"profiler": profiler}, network=wrong))
 
 

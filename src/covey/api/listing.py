@@ -119,6 +119,9 @@ def _chosen(family: str | None, kind: str | None) -> Sequence[Kind]:
     if family not in kinds.built_in():
         found = [(name, family) for name, known in kinds.built_in().items() if family in known]
         if kind is not None or not found:
+            configured = kinds.configured("program", family)
+            if configured is not None:
+                raise ConfigurationError(f"The program '{family}' is no kind: it is {configured}.")
             every = {*kinds.built_in(), *(kind for known in kinds.built_in().values() for kind in known)}
             known = every if kind is None and get_close_matches(family, every, cutoff=0.5) else kinds.built_in()
             raise ConfigurationError(unknown(f"family '{family}'", family, known))

@@ -1,5 +1,21 @@
 """Federated learning: programs in which clients learn with a server."""
 
+NAMES = {
+    "program": {
+        "fedprox": "fedavg with work = { proximal_mu = 0.1 }",
+        "fedavgm": "fedavg with server_optimizer = 'momentum'",
+        "fedopt": "fedavg with server_optimizer = 'adam', 'yogi', 'adagrad' or 'momentum'",
+        "fedadam": "fedavg with server_optimizer = 'adam'",
+        "fedyogi": "fedavg with server_optimizer = 'yogi'",
+        "fedadagrad": "fedavg with server_optimizer = 'adagrad'",
+        "fedmedian": "fedavg with aggregation = 'median'",
+        "fedbn": "fedavg with average_buffers = false and share = [patterns of the shared tensors]",
+        "gel": "any program with the task's optimizer = { kind = 'guessed', ... }",
+        "adasgd": "fleet, whose default weights are AdaSGD's",
+    },
+}
+"""Names of the literature that are no kinds: family -> name -> the configuration."""
+
 KINDS = {
     "program": {
         "fedavg": "covey.federated.fedavg:FedAvg",

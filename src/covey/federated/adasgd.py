@@ -42,7 +42,7 @@ class History:
 class AdaSGD(Part):
     """The weights of gradients, by their staleness and their labels."""
 
-    kind = "ada-sgd"
+    kind = "weights"
     handles_arrays = False
     dampening: Staleness | None = param(
         "A rule in place of AdaSGD's: the weight depends on nothing but the staleness.", default=None

@@ -16,6 +16,8 @@ from covey.federated.ends import WEIGHT
 from covey.federated.fedavg import FedAvg
 from covey.federated.merging import Part, weighed
 from covey.learning.node import LearningNode, Update
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting
 from covey.runtime.node import Message
 
 
@@ -23,6 +25,14 @@ class FedNova(FedAvg):
     """Federated averaging of changes that are divided by the weight of their gradients, for unequal budgets."""
 
     kind = "fednova"
+
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        if not setting.adds_gradients:
+            raise ConfigurationError(
+                f"{self.named().capitalize()} divides changes by the weight of their gradients, so the task's "
+                "'optimizer' must add gradients, as 'sgd' does, with momentum or without."
+            )
 
     async def learn(self, node: LearningNode, start: Start, t: int) -> Update:
         update = await self.work.train(node, start.model, t)

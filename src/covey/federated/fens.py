@@ -30,6 +30,7 @@ from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.runtime.entries import Numbers
 
+_NO_PROXIES = "No client has proxy samples for the aggregator: set 'validation' of the task to a share in (0, 1)."
 _AT_ONCE = 4096
 """The public samples whose logits of all models are in memory at once."""
 
@@ -89,6 +90,8 @@ class Fens(OneShot):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
+        if setting.validation_samples and not any(setting.validation_samples):
+            raise ConfigurationError(_NO_PROXIES)
         self._optimizer = self.server_optimizer or FedAdam(eta=self.aggregator.eta)
         self._trains = "aggregator" in self.networks(setting)
         if self._trains or self.aggregator.needs_counts:
@@ -210,9 +213,7 @@ class Fens(OneShot):
         """The clients that have proxy samples, as far as is known."""
         without = [id for id, count in held.items() if not count]
         if held and len(without) == len(held):
-            raise ProgramError(
-                "No client has proxy samples for the aggregator: set 'validation' of the task to a share in (0, 1)."
-            )
+            raise ProgramError(_NO_PROXIES)
         if without:
             warnings.warn(
                 f"A client without proxy samples has the weight 0. Got none at {', '.join(map(str, without))}.",

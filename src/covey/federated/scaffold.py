@@ -58,7 +58,7 @@ class Scaffold(FedAvg):
         if not (setting.adds_gradients and setting.stateless):
             raise ConfigurationError(
                 f"{self.named().capitalize()} divides changes by their steps, so the task's 'optimizer' must be "
-                f"'sgd' without momentum."
+                "'sgd' without momentum."
             )
         if "correction" not in inspect.signature(self.work.train).parameters:
             raise ConfigurationError(

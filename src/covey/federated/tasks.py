@@ -293,6 +293,11 @@ class Tasks(Served):
     def of_device(self, node: LearningNode) -> dict[str, Any]:
         """The features of the own device that a client tells."""
         device = node.device
+        if self.names and not device:
+            raise ProgramError(
+                f"{self.named().capitalize()} reads the features of devices, such as '{self.names[0]}', and the "
+                "network has none: give it 'devices', as in devices = \"phones\"."
+            )
         for name in self.names:
             if not isinstance(device.get(name), float):
                 raise ProgramError(unknown(f"feature '{name}' of the devices of the network", name, device))

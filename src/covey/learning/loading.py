@@ -62,4 +62,10 @@ def _public_inputs(public: Public, task: LearningTask, data: Data, location: Loc
             f"The 'public' of the task must have samples of the shape {data.sample_shape}, as the dataset "
             f"{task.dataset.title()} has. Got {found.sample_shape} of {public.dataset.title()} instead."
         )
+    known = len(found.train.inputs)
+    if public.samples is not None and public.samples > known:
+        raise ConfigurationError(
+            f"The 'samples' of the task's public must be an int in [1, {known}], the training samples of the dataset "
+            f"{public.dataset.title()}. Got {public.samples} instead."
+        )
     return found.scaled(found.train.inputs[: public.samples].clone())

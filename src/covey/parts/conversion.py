@@ -29,6 +29,11 @@ class Convertible:
         """A description of the values that fit the class."""
         return "a value"
 
+    @classmethod
+    def alternatives(cls) -> str:
+        """A sentence on the values that fit the class, after a message; empty if there is nothing to list."""
+        return ""
+
 
 def expectation(hint: Any, limits: Limits) -> str:
     """A description of the values that are allowed, as in "an int in [1, nodes)"."""
@@ -50,7 +55,8 @@ def expectation(hint: Any, limits: Limits) -> str:
     if isinstance(hint, type) and issubclass(hint, Convertible):
         return hint.expectation()
     names = {int: "an int", float: "a number", bool: "true or false", str: "a string", Path: "a path"}
-    return names.get(hint, "a table" if origin is dict or hint is dict else "a value") + suffix
+    number = hint in (int, float)
+    return names.get(hint, "a table" if origin is dict or hint is dict else "a value") + (suffix if number else "")
 
 
 def with_article(name: str) -> str:
@@ -76,9 +82,15 @@ def coerce(value: Any, hint: Any, limits: Limits, name: str, owner: str) -> Any:
         )
     if not fits:
         raise ConfigurationError(
-            f"The '{name}' of {owner} must be {expectation(hint, limits)}. Got {quoted(value)} instead."
+            f"The '{name}' of {owner} must be {expectation(hint, limits)}. Got {quoted(value)} instead.{_known(hint)}"
         )
     return made
+
+
+def _known(hint: Any) -> str:
+    """A sentence on the parts that a type allows; empty if it is no type of parts."""
+    options = [option for option in (hint, *typing.get_args(hint)) if isinstance(option, type)]
+    return "".join(option.alternatives() for option in options if issubclass(option, Convertible))
 
 
 def convert(value: Any, hint: Any) -> tuple[Any, bool]:

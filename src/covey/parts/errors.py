@@ -59,6 +59,7 @@ def unknown(what: str, given: str, known: Iterable[str]) -> str:
     """The message for an unknown name, with the nearest known one."""
     names, given = sorted(known), cut(given)
     near = difflib.get_close_matches(given, names, n=_NEAREST, cutoff=0.5)
+    near = near or [name for name in names if len(given) >= _PREFIX and name.startswith(given)]
     hint = f"; did you mean '{near[0]}'?" if near else "."
     listing = f" Known: {', '.join(names)}." if names else " It takes none."
     if len(names) > _MOST_LISTED and near:
@@ -67,6 +68,8 @@ def unknown(what: str, given: str, known: Iterable[str]) -> str:
 
 
 _NEAREST = 5
+_PREFIX = 3
+"""The least number of letters by which a name is found that begins so."""
 _MOST_LISTED = 25
 """With more names than this, a message lists the nearest only."""
 

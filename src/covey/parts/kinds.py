@@ -27,6 +27,16 @@ def built_in() -> dict[str, dict[str, str]]:
     return found
 
 
+def configured(family: str, name: str) -> str | None:
+    """The configuration of a method that the literature names and that is no kind, as the rooms list them."""
+    for room in ROOMS:
+        names: dict[str, dict[str, str]] = getattr(importlib.import_module(f"covey.{room}"), "NAMES", {})
+        found = names.get(family, {}).get(name.lower())
+        if found is not None:
+            return found
+    return None
+
+
 _folders: list[str] = []
 """Folders that are searched for the user's own modules, beside the current folder."""
 

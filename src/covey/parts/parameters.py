@@ -237,8 +237,18 @@ class Part(Convertible):
 
     @classmethod
     def expectation(cls) -> str:
-        what = with_article(cls.family or "table")
+        plural = cls.family.endswith("s")
+        what = f"a kind of {cls.family}" if plural else with_article(cls.family or "table")
         return f"{what} or {expectation(*_short_form(cls))}" if cls.short else what
+
+    @classmethod
+    def alternatives(cls) -> str:
+        from covey.parts import kinds
+
+        names = sorted(kinds.known(cls.family)) if cls.family in kinds.built_in() else []
+        if names:
+            return f" Known: {', '.join(names)}." if len(names) <= _MOST_KINDS else ""
+        return "" if cls.family else f" Its keys: {', '.join(sorted(fields_of(cls)))}."
 
     @classmethod
     def adopt(cls, name: str, found: Any) -> "type[Self] | None":
@@ -302,6 +312,10 @@ class Part(Convertible):
     def scope(self, setting: Setting) -> Setting:
         """The setting with which this part prepares as a member of another part: narrower if it has fewer values."""
         return setting
+
+
+_MOST_KINDS = 12
+"""With more kinds than this, a message about a value that is none lists none."""
 
 
 def _recording_derivations(cls: type[Part]) -> Callable[..., None]:
@@ -418,7 +432,9 @@ def build(family: type[P], table: Any, *, usual: str = "") -> P:
     known = fields_of(cls)
     for key in values:
         if key not in known:
-            raise ConfigurationError(unknown(f"key {quoted(key)} of {cls.named()}", key, known) + assumed)
+            raise ConfigurationError(
+                unknown(f"key {quoted(key)} of {cls.named()}", key, known) + assumed + _elsewhere(cls, key)
+            )
     for key, (hint, limits) in known.items():
         if key not in values and is_required(cls, key):
             raise ConfigurationError(
@@ -427,9 +443,23 @@ def build(family: type[P], table: Any, *, usual: str = "") -> P:
     return cls(**values)
 
 
+def _elsewhere(cls: type[Part], key: str) -> str:
+    """A sentence on the parameter of a part whose own key an unknown one is; empty if there is none."""
+    for name in fields_of(cls):
+        default = default_of(cls, name)
+        if isinstance(default, Part) and key in fields_of(type(default)):
+            return f" Write {name} = {{ {key} = ... }}."
+    return ""
+
+
 def unknown_kind(family: type[Part], name: str, known: Iterable[str]) -> str:
     """The message for an unknown kind of a family."""
+    from covey.parts import kinds
+
     what = f"{family.family} {quoted(name)}"
+    configured = kinds.configured(family.family, name)
+    if configured is not None:
+        return f"Unknown {what}: it is {configured}."
     if family.short:
         hint, _ = _short_form(family)
         what += f", which is neither a kind nor {expectation(hint, Limits(''))}"

@@ -40,6 +40,11 @@ class LearnedRule(Rule):
     def needs_outputs(self) -> bool:
         return True
 
+    @property
+    def remedy(self) -> str:
+        """The way to a trained rule where there are no outputs, as half a sentence."""
+        return "covey infer trains it on a run whose clients keep validation samples"
+
     def stored(self, to: Fitting) -> Outputs:
         """The outputs to train on.
 
@@ -48,7 +53,8 @@ class LearnedRule(Rule):
         """
         if to.outputs is None or not len(to.outputs.labels):
             raise ConfigurationError(
-                f"{self.named().capitalize()} is trained on stored outputs with their classes, and there are none."
+                f"{self.named().capitalize()} is trained on stored outputs with their classes, and there are none: "
+                f"{self.remedy}."
             )
         return to.outputs
 
@@ -119,6 +125,10 @@ class DeepSetRule(LearnedRule):
         key = (self.kind, self.hidden, self.adversarial, self.inner_steps, self.goal, *self._schedule)
         network = to.once(key, lambda: self._trained(to))
         return DeepSetDecision(network, to.faulty, self._trim(to))
+
+    @property
+    def remedy(self) -> str:
+        return "covey infer trains it on a run, and writes the file that 'weights' takes"
 
     def _trim(self, to: Fitting) -> Trim | None:
         return trim_of(self.trim, self.ratio, to.faulty) if self.trimmed else None
