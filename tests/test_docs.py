@@ -34,6 +34,7 @@ def algorithms(in_folder, monkeypatch):
     """The modules that the guide and the pages of systems show, in the current folder."""
     pages = [
         "docs/write-an-algorithm.md",
+        "docs/federated.md",
         *(str(page.relative_to(ROOT)) for page in (ROOT / "docs/systems").glob("*.md")),
     ]
     for text in (text for page in pages for text in blocks(page, "python")):
@@ -179,6 +180,20 @@ def test_federated_methods_are_configured_as_their_page_says():
         assign(tables, name)
         Experiment.from_table(tables)
     assert len(shown) > 20
+
+
+def test_parts_of_a_federated_round_can_be_ones_own(algorithms):
+    (text,) = [text for text in blocks("docs/federated.md", "toml") if "own_parts" in text]
+    base = tomllib.loads(text) | {"rounds": 4}
+    world, written = simulate(base)
+    assert world.nodes[0].state["server_optimizer.momentum"].shape == (650,)
+    accuracy = [value for _, _, name, value in written.figures if name == "accuracy"]
+    assert accuracy[-1] > 0.4
+    staleness = {"kind": "own_parts:Recent", "most": 5}
+    world, _ = simulate(base | {"program": {"kind": "own_parts:MedianOfThree", "staleness": staleness}})
+    assert world.nodes[0].round == 4
+    lie = {"kind": "robust-inference", "rule": "mean", "faulty": 1, "liars": 1, "lie": "own_parts:Undecided"}
+    simulate(base | {"rounds": 1, "program": lie})
 
 
 def test_the_names_of_covey_beside_those_of_other_frameworks_are_its_own():
