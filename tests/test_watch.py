@@ -129,6 +129,15 @@ def test_more_nodes_than_can_be_drawn_are_a_heat_map_of_means(tmp_path, monkeypa
     assert (found["each"], found["cells"]) == (3, pytest.approx([0.02, 0.05, 0.08, 0.10]))
 
 
+def test_a_run_that_keeps_the_rows_of_some_nodes_says_so_and_counts_its_rounds(tmp_path):
+    run = package.run(table(rounds=4, output={"commits": 3}), out=tmp_path / "runs" / "some", quiet=True)
+    with page(tmp_path / "runs") as served:
+        found = served.get(f"/api/run/{served.ids()['some']}")
+    assert (run.recorded, found["is_sampled"], found["row"]["done"], found["totals"]) == ("3 of 12", True, 4.0, {})
+    last = run.metrics[run.metrics["round"] == 4]
+    assert close(found["row"]["accuracy"], last["accuracy"].mean())
+
+
 def test_differences_are_those_of_the_experiments(served):
     ids = served.ids()
     found = served.get(f"/api/differences?runs={ids['first']},{ids['second']}")

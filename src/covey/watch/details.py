@@ -45,7 +45,7 @@ def of_run(watched: Watched) -> dict[str, Any]:
     """The facts of a run beside its curves."""
     run, course, facts = _opened(watched), watched.course, watched.facts
     totals = None if course is None else course.totals
-    drops, lost, is_sampled = {}, "", totals is None
+    drops, lost = {}, ""
     try:
         drops = run.drops
         if totals:
@@ -57,7 +57,7 @@ def of_run(watched: Watched) -> dict[str, Any]:
         "cursor": watched.cursor(),
         "figures": {} if course is None else _in_order(course.figures),
         "totals": totals or {},
-        "is_sampled": is_sampled,
+        "is_sampled": run.recorded != "all",
         "drops": drops,
         "drops_in_words": lost,
         "privacy": [epsilon_in_words(stated) for stated in _list(facts.get("privacy"))],

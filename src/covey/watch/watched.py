@@ -99,6 +99,8 @@ class Watched:
         """The mean of the nodes' completed rounds."""
         if self.course is None:
             return 0.0
+        if self.run is not None and self.run.recorded != "all":
+            return float(self.course.completed)
         return self.course.done if self.course.done is not None else self.course.commits / self.nodes
 
     def row(self) -> dict[str, Any]:

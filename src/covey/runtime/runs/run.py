@@ -437,7 +437,7 @@ class Run:
 
     def course(self) -> Course:
         """The aggregates over nodes of all rounds, which `Course.advance` extends by rows that were added since."""
-        return Course(self._database, int(self.facts.get("nodes", 0)))
+        return Course(self._database, int(self.facts.get("nodes", 0)) if self.recorded == "all" else 0)
 
     def reached(self, accuracy: float) -> dict[str, float] | None:
         """The moment at which the mean accuracy of nodes, by their last evaluations, first reached a value.

@@ -128,7 +128,7 @@ async function curves(body, view) {
     put(
       body,
       axisChoice(against, names.includes("energy"), (value) => ((against = value), all())),
-      h("p", { class: "key" }, swatch("line"), "mean over nodes", swatch("dark"), "middle half of the nodes", swatch("pale"), "from the worst to the best node"),
+      h("p", { class: "key" }, swatch("line"), "mean over nodes", swatch("dark"), "middle half of the nodes", swatch("pale"), "from the worst to the best node", facts.is_sampled ? " · of the nodes whose rows the run keeps" : null),
       grid, others,
     );
     offer();
