@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from covey import data
+from covey.parts.errors import DataError
 from covey.runtime.experiment import Experiment
 from tests.conftest import simulate
 from tests.test_docs import blocks
@@ -59,6 +61,9 @@ def folder(in_folder, monkeypatch):
     label = np.arange(200) % 2
     patients = pd.DataFrame({"age": draw.normal(50, 10, 200), "dose": label + draw.normal(size=200)})
     patients.assign(hospital=label + draw.integers(0, 6, 200), diagnosis=label).to_csv("patients.csv", index=False)
+    (in_folder / "clients").mkdir()
+    for client in range(3):
+        patients.assign(label=label)[client::3].to_csv(in_folder / f"clients/{client}.csv", index=False)
     functions = [text for text in blocks(PAGE, "python") if "def focal" in text or "def jitter" in text]
     (in_folder / "mine.py").write_text(
         "\n".join(["import torch\nfrom torch.nn import functional as F", *functions, MINE])
@@ -80,6 +85,13 @@ def test_the_python_of_the_page_runs_from_top_to_bottom(folder):
     for text in blocks(PAGE, "python"):
         exec(compile(text, PAGE, "exec"), names)
     assert names["dataset"].data.columns["user"].shape == (450,)
+    owners = names["clients"].data
+    assert sorted(set(owners.columns["client"])) == ["0", "1", "2"]
+    sets = [torch.utils.data.TensorDataset(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])) for _ in range(3)]
+    joined = data.from_torch(torch.utils.data.ConcatDataset(sets), columns={"client": np.repeat(np.arange(3), 4)})
+    assert set(joined.data.columns["client"].tolist()) <= {0, 1, 2}
+    with pytest.raises(DataError, match="'columns' or 'into', not both"):
+        data.from_torch(sets[0], into="folder", columns={"client": [0] * 4})
     tables = {**tomllib.loads(EXPERIMENT), "task": names["task"]}
     assert simulate(tables)[0].task.learner.data.fields
     assert isinstance(names["tensors"], dict)

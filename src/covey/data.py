@@ -130,6 +130,7 @@ def from_torch(
     limit: int | None = None,
     collate: Callable[[list[Any]], Any] | None = None,
     into: str | Path | None = None,
+    columns: Mapping[str, Any] | None = None,
     objective: Objective | None = None,
     classes: int | Sequence[str] | None = None,
     scale: float = 1 / 255,
@@ -146,14 +147,18 @@ def from_torch(
             pads sequences of several lengths, or makes dicts of inputs.
         into: a new folder, to which samples are written one after the other, and from which they are then mapped: data
             may be larger than memory. `test` must be a data set then. Later, `{kind = "npy", path = into}` is the same.
+        columns: further facts of the samples, by name, such as the client of each; not with `into`.
         objective, classes, scale, shift, ignore_index: see the module.
     """
+    if into is not None and columns is not None:
+        raise DataError("The data must have 'columns' or 'into', not both: files have no columns.")
     return adapters.from_torch(
         dataset,
         test=test,
         limit=limit,
         collate=collate,
         into=into,
+        columns=columns,
         objective=objective,
         classes=classes,
         scale=scale,
