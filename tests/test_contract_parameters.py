@@ -142,7 +142,7 @@ def test_every_parameter_refuses_a_wrong_value_in_the_house_sentence(family, kin
     with pytest.raises(ConfigurationError) as caught:
         example(family, kind, **{name: value})
     expected = f"The '{name}' of {kinds.load(family, kind).named()} must be {expectation(hint, limits)}. Got {value!r} instead."
-    assert str(caught.value) == expected
+    assert str(caught.value).startswith(expected)
 
 
 SECTIONS: dict[type[Part], dict[str, typing.Any]] = {
@@ -170,7 +170,7 @@ def test_every_key_of_a_section_refuses_a_wrong_value_in_the_house_sentence(sect
     with pytest.raises(ConfigurationError) as caught:
         build(section, {**SECTIONS[section], name: value})
     expected = f"The '{name}' of {section.named()} must be {expectation(hint, limits)}. Got {value!r} instead."
-    assert str(caught.value) == expected
+    assert str(caught.value).startswith(expected)
 
 
 @pytest.mark.parametrize(

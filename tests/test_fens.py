@@ -18,7 +18,7 @@ from covey.learning.objectives import KL
 from covey.learning.views import Adversary, Arrived
 from covey.messages import wire
 from covey.parts import kinds
-from covey.parts.errors import ConfigurationError, ConfigurationWarning, ModelError, ProgramError, RunError
+from covey.parts.errors import ConfigurationError, ConfigurationWarning, ModelError, RunError
 from covey.parts.parameters import build
 from covey.runtime.simulation.world import World
 from tests.conftest import models_of, simulate, table
@@ -257,7 +257,7 @@ def test_a_client_without_proxy_samples_has_no_weight(tmp_path, overheard):
 
 
 def test_no_proxy_samples_at_all_are_an_error():
-    with pytest.raises(ProgramError, match=r"No client has proxy samples .* 'validation' of the task"):
+    with pytest.raises(ConfigurationError, match=r"No client has proxy samples .* 'validation' of the task"):
         simulate(fens(task={"validation": 0.0}))
     with pytest.raises(ConfigurationError, match=r"'validation' .* \[0, 1\)"):
         simulate(fens(task={"validation": 1.0}))
