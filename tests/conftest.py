@@ -1,5 +1,6 @@
 """Shared things of tests: small experiments, and a quiet torch."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from covey.runtime.simulation.checkpoints import restore
 from covey.runtime.simulation.world import World
 
 torch.set_num_threads(1)
+os.environ["COVEY_CACHE"] = "off"  # A test that prepares data names a folder of its own.
 # A loaded machine is slow, and that is no fault of a test.
 settings.register_profile("covey", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("covey")

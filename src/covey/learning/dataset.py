@@ -178,7 +178,16 @@ class Dataset(Part):
 
     def load_at(self, location: Location) -> Data:
         """The data set as a process of a run has it."""
-        return self.load(location.folder, quiet=location.quiet)
+        from covey.learning.datasets.prepared import load
+
+        return load(self, location)
+
+    def sources(self, folder: Path) -> Sequence[Path] | None:
+        """The files in the data folder that, with its parameters, decide the content of a data set of covey's own.
+
+        It is then prepared once for all processes of a machine. None if it is loaded by each, or a file is missing.
+        """
+        return None
 
     def portable(self, folder: Path | None) -> "Dataset":
         """The same data set for other processes; see `Task.portable`."""

@@ -3,6 +3,7 @@
 import gzip
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from covey.learning.dataset import Data, Dataset, Split
-from covey.learning.datasets.source import Bounded, Remote, damaged, obtain, obtain_from_archive
+from covey.learning.datasets.source import LISTED, Bounded, Remote, damaged, obtain, obtain_from_archive
 
 Bytes = NDArray[np.uint8]
 
@@ -45,6 +46,14 @@ class MNIST(Dataset):
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
         train, test = (self._split(folder / self.kind, prefix, quiet) for prefix in ("train", "t10k"))
         return Data(train, test, "classes", len(self.names), label_names=self.names, scale=1 / 255)
+
+    def sources(self, folder: Path) -> Sequence[Path] | None:
+        names = [f"{prefix}-{what}-ubyte" for prefix in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
+        places = [(folder / self.kind / f"{name}.gz", folder / self.kind / name) for name in names]
+        found = [next((path for path in each if path.is_file()), None) for each in places]
+        listed = folder / self.kind / LISTED
+        known = [path for path in found if path is not None]
+        return [*known, *([listed] if listed.is_file() else [])] if len(known) == len(found) else None
 
     def _split(self, folder: Path, prefix: str, quiet: bool) -> Split:
         images_at, labels_at = (
@@ -94,6 +103,7 @@ class CIFAR10(Dataset):
     names: ClassVar[tuple[str, ...]] = (
         "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
     )  # fmt: skip
+    files: ClassVar[tuple[str, ...]] = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
     archive: ClassVar[Remote] = Remote(
         "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
         "md5:c32a1d4ab5d03f1284b67883e8d87530",
@@ -103,15 +113,24 @@ class CIFAR10(Dataset):
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
         """See `Dataset.load`. The files or their archive are in cifar-10-batches-bin/ or in cifar10/."""
-        names = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]
-        unpacked, own = "cifar-10-batches-bin", folder / "cifar10"
-        folders = [folder / unpacked, own, own / unpacked]
-        found = [place for place in folders if all((place / name).is_file() for name in names)]
-        if not found and (own / self.archive.url.rpartition("/")[2]).is_file():
-            found = [own]
-        paths = obtain_from_archive((found or folders)[0], names, self.archive, quiet=quiet)
+        found, folders = self._found(folder)
+        own = folder / "cifar10"
+        if found is None and (own / self.archive.url.rpartition("/")[2]).is_file():
+            found = own
+        paths = obtain_from_archive(found or folders[0], self.files, self.archive, quiet=quiet)
         train, test = self._split(paths[:-1]), self._split(paths[-1:])
         return Data(train, test, "classes", len(self.names), label_names=self.names, scale=2 / 255, shift=-1.0)
+
+    def sources(self, folder: Path) -> Sequence[Path] | None:
+        found, _ = self._found(folder)
+        return None if found is None else [found / name for name in self.files]
+
+    def _found(self, folder: Path) -> tuple[Path | None, list[Path]]:
+        """The first folder with all files, and all that may have them."""
+        unpacked, own = "cifar-10-batches-bin", folder / "cifar10"
+        folders = [folder / unpacked, own, own / unpacked]
+        found = (place for place in folders if all((place / name).is_file() for name in self.files))
+        return next(found, None), folders
 
     def _split(self, paths: list[Path]) -> Split:
         """Read batches. A record is its label, then its red, green and blue values, row by row."""

@@ -3,6 +3,7 @@
 Shapes: S samples, F features, C classes.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -61,6 +62,9 @@ class SyntheticImages(Dataset):
     seed: int = param("The seed of the data, independent of the experiment's seed.", default=0, ge=0)
     squares: ClassVar[int] = 7
     """The number of squares along a side, if it has as many pixels."""
+
+    def sources(self, folder: Path) -> Sequence[Path] | None:
+        return ()
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
         _demand(self, self.samples + self.test_samples, self.classes, self.channels * self.side**2)
