@@ -157,6 +157,19 @@ def test_a_change_that_is_not_finite_names_the_client_and_never_touches_the_mode
 
 
 @pytest.mark.parametrize("kind", PAPERS)
+def test_an_honest_answer_that_is_late_is_counted_and_accuses_nobody(kind):
+    slow = {"compute": {"kind": "stragglers", "samples_per_second": 400, "fraction": 0.3, "slowdown": 8}}
+    tables = asynchronous(kind, patience="60ms", network=slow, rounds=60, checkpoint={"every": 1, "keep": 99})
+    world, written = simulate(tables)
+    again, more = simulate(tables, checkpoint=written.checkpoints[len(written.checkpoints) // 2][1])
+    for found, events in ((world, written.happened), (again, more.happened)):
+        assert found.nodes[0].round == 60
+        assert found.nodes[0].mail.drops["late"] > 2
+        assert not found.nodes[0].mail.drops["unusable"]
+        assert "rejected" not in {what for _, _, what, _ in events}
+
+
+@pytest.mark.parametrize("kind", PAPERS)
 @pytest.mark.parametrize(
     "network", [{"loss": 0.2}, {"churn": {"kind": "rate", "mean_up": "500ms", "mean_down": "200ms"}}]
 )

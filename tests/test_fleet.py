@@ -345,7 +345,7 @@ WRONG = {
         lambda e: {"label_counts": e["label_counts"] + np.eye(len(e["label_counts"]), dtype=np.int64)[0] * 99 - 99},
         "its 'label_counts'",
     ),
-    "all zero": (lambda e: {"label_counts": e["label_counts"] * 0}, "its 'label_counts' do not sum to"),
+    "all zero": (lambda e: {"label_counts": e["label_counts"] * 0}, "its 'label_counts' are not in [0, 2**32], or"),
     "other sum": (lambda e: {"label_counts": e["label_counts"] * 2}, "its 'label_counts' do not sum to its"),
     "gradient": (lambda e: {"gradient": e["gradient"][1:]}, "its 'gradient' is not 44 float32 numbers"),
     "time": (lambda e: {"seconds": -1.0}, "its 'seconds' is not a float in"),

@@ -160,7 +160,7 @@ def test_a_round_in_which_all_clients_say_that_they_have_no_samples_is_an_error(
             async for t in node.rounds():
                 node.send(SERVER, {"model": node.model, "samples": 0}, tag="update", round=t)
 
-    line = r"The clients that answer in a round must have samples\. All of 3 have 0\."
+    line = r"Some clients must have samples\. All of 3 have 0\."
     with pytest.raises(ProgramError, match=line):
         run(Poor())
 

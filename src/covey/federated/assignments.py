@@ -18,6 +18,8 @@ class Assigned(State):
 
     versions: np.ndarray | None = None
     """The version of the model that each node computes from; IDLE or GONE without one."""
+    overdue: np.ndarray | None = None
+    """The first version that was given up of each node's work since its last answer; IDLE without one."""
     finished: bool = False
     """True if clients get no more work."""
 
@@ -35,8 +37,10 @@ class Assignments:
 
     def __init__(self, node: LearningNode, most: int, patience: float | None) -> None:
         self._node, self._most, self._patience = node, most, patience
-        versions = node.keep(Assigned).versions
-        self._versions = np.full(node.nodes, IDLE) if versions is None else versions.copy()
+        kept = node.keep(Assigned)
+        self._versions, self._overdue = (
+            np.full(node.nodes, IDLE) if known is None else known.copy() for known in (kept.versions, kept.overdue)
+        )
         self._versions[node.id] = GONE
         self._idle: list[int] = np.flatnonzero(self._versions == IDLE).tolist()
         at_work = np.flatnonzero(self._versions >= 0).tolist()
@@ -85,6 +89,8 @@ class Assignments:
         while since and (since[0][0] <= latest or begun.get(since[0][1]) != since[0][0]):
             time, client = since.popleft()
             if begun.get(client) == time:
+                if self._overdue[client] == IDLE:
+                    self._overdue[client] = self._versions[client]
                 self._leave_off(client, IDLE)
                 self._idle.append(client)
 
@@ -93,10 +99,27 @@ class Assignments:
         given = int(self._versions[client])
         if given != version:
             return f"it answers for version {version}, and its sender {self._in_words(given)}"
+        if self._overdue[client] != version:  # Else the version was given to it twice, and it answers twice.
+            self._overdue[client] = IDLE
         self._leave_off(client, GONE if last else IDLE)
         if not last:
             self._rested.append(client)
         return None
+
+    def is_late(self, client: NodeId, version: int) -> bool:
+        """True if an answer is for work that was given up."""
+        given, overdue = int(self._versions[client]), int(self._overdue[client])
+        return IDLE != overdue <= version and (given < 0 or version < given)
+
+    def leave(self, client: NodeId) -> None:
+        """Give a client no more work."""
+        if self._versions[client] >= 0:
+            self._leave_off(client, GONE)
+            return
+        self._versions[client] = GONE
+        for waiting in (self._idle, self._rested):
+            if client in waiting:
+                waiting.remove(client)
 
     def _leave_off(self, client: int, version: int) -> None:
         self._versions[client] = version
@@ -110,3 +133,5 @@ class Assignments:
         """Keep the assignments in the state of the server."""
         kept = self._node.keep(Assigned)
         kept.versions, kept.finished = self._versions.copy(), finished
+        if self._patience is not None:
+            kept.overdue = self._overdue.copy()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from covey.federated.assignments import Assigned, Assignments
 from covey.federated.ends import SERVER
+from covey.federated.merging import TOO_LARGE, overflows
 from covey.federated.served import Served
 from covey.federated.staleness import Constant, Staleness
 from covey.learning.mixture import Mixture
@@ -135,13 +136,24 @@ class AsynchronousProgram(Served):
             inbox = await node.receive(tag="update", count=1, timeout=self.patience)
             if not inbox:
                 return found
-            for answer in node.usable(inbox, Answer, vector=self.selection.entry):
-                reason = clients.end(answer.sender, answer.version, last=answer.last)
-                if reason is None:
-                    found.append(answer)
-                else:
-                    node.reject(answer, reason)
+            found += self.counted(node, clients, node.usable(inbox, Answer, vector=self.selection.entry))
         return found
+
+    def counted(self, node: LearningNode, clients: Assignments, answers: Iterable[Answer]) -> Iterator[Answer]:
+        """The answers for work that their senders have. Those for work that was given up are late."""
+        for answer in answers:
+            if clients.is_late(answer.sender, answer.version):
+                node.discard(answer)
+                if answer.last:
+                    clients.leave(answer.sender)
+                continue
+            reason = clients.end(answer.sender, answer.version, last=answer.last)
+            if reason is None and overflows(answer.vector):
+                reason = TOO_LARGE
+            if reason is None:
+                yield answer
+            else:
+                node.reject(answer, reason)
 
     async def reply(self, node: LearningNode, message: Message) -> None:
         """Tell a client that asks whether the server has finished."""

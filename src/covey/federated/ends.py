@@ -23,7 +23,7 @@ LOSS = 1e300
 """The greatest magnitude of a loss that a client may report, so that sums of losses are finite."""
 _MOST = 1 << 40
 """The most samples of a class that a client may report, so that sums of them are integers of 64 bits."""
-WEIGHT = Within(gt=0, le=1 << 32)
+WEIGHT = Within(ge=2.0**-32, le=1 << 32)
 """The total weights of gradients that a client may report."""
 
 

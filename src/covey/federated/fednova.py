@@ -14,7 +14,8 @@ import torch
 from covey.federated.downlink import Start
 from covey.federated.ends import WEIGHT
 from covey.federated.fedavg import FedAvg
-from covey.federated.merging import Part, weighed
+from covey.federated.merging import Part, merge, moderate, weighed
+from covey.learning.mixture import computed
 from covey.learning.node import LearningNode, Update
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting
@@ -42,14 +43,26 @@ class FedNova(FedAvg):
     def read(self, node: LearningNode, answers: Iterable[Message]) -> Sequence[Part]:
         origin = self._down.origin(node)
         found = weighed(node, self._up.parts(node, answers, origin, normaliser=WEIGHT, effective=WEIGHT))
-        if not found:
-            return found
-        steps = [answer.effective or 0.0 for answer, _ in found]
-        samples = [answer.samples for answer, _ in found]
-        mean = sum(n * k for n, k in zip(samples, steps, strict=True)) / sum(samples)
-        tau_eff = min(max(mean, min(steps)), max(steps))  # Rounding must not move the mean of equal steps.
+        return self._normalised(node, found) if found else found
+
+    def _normalised(self, node: LearningNode, found: Sequence[Part]) -> Sequence[Part]:
+        """The parts of clients with normalised changes."""
+        tau_eff = self._effective(node, found)
         x, _ = self.selection.split(self.selection.take(node.model))
-        return [(answer, self._moved(x, part, tau_eff / (answer.normaliser or 1.0))) for answer, part in found]
+        moved = [(answer, self._moved(x, part, tau_eff / (answer.normaliser or 1.0))) for answer, part in found]
+        sound = moderate(node, moved)
+        if not sound or len(sound) == len(moved):
+            return sound
+        counted = {answer.sender for answer, _ in sound}  # The others' steps must not count either.
+        return self._normalised(node, [part for part in found if part[0].sender in counted])
+
+    def _effective(self, node: LearningNode, found: Sequence[Part]) -> float:
+        """The steps by which the server moves: those of the clients, merged as their changes are."""
+        steps = [answer.effective or 0.0 for answer, _ in found]
+        parts = [(answer, torch.tensor([of])) for (answer, _), of in zip(found, steps, strict=True)]
+        merged = merge(node, self.aggregation, parts)
+        assert merged is not None
+        return min(max(float(computed(merged)), min(steps)), max(steps))  # Rounding must not move equal steps.
 
     def _moved(self, x: torch.Tensor, part: torch.Tensor, scale: float) -> torch.Tensor:
         """A client's shared part with its change multiplied. Buffers stay as they are."""

@@ -58,7 +58,8 @@ class Fleet(Tasks):
         if refusal:
             node.send(request.sender, Task(number=request.number), tag="task")
         else:
-            memory.given[request.sender], model = t, self.selection.take(node.model)
+            memory.given[request.sender], memory.ordered[request.sender] = t, samples
+            model = self.selection.take(node.model)
             task = Task(number=request.number, version=t, samples=samples, model=model)
             node.send(request.sender, task, tag="task")
 

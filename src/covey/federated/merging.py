@@ -1,9 +1,11 @@
 """The merging of clients' models at the server."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, NoReturn, TypeAlias
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from covey.aggregation.aggregation import Aggregation, Contribution
@@ -16,22 +18,41 @@ from covey.parts.errors import ProgramError
 
 Part: TypeAlias = tuple[Answer, Tensor]
 """A client's answer, and numbers of it: the shared part of its model, or others of one size for all clients."""
+TOO_LARGE = "its numbers are so large that their squares are not finite"
 
 
 def weighed(node: LearningNode, parts: Iterable[Part]) -> list[Part]:
-    """The parts of clients with samples, in the order of clients. An answer of a client without samples is rejected.
+    """The parts of clients with samples, in the order of clients. Others are rejected, and so are those that overflow.
+
+    A round without any changes nothing: what some clients report ends no run.
 
     Raises:
-        ProgramError: no client has samples.
+        ProgramError: all clients of the network answer, and none has samples.
     """
     found = sorted(parts, key=lambda part: part[0].sender)
     for answer, _ in found:
         if not answer.samples:
             node.reject(answer, "its sender has no samples, so its weight is 0")
     counted = [part for part in found if part[0].samples]
-    if found and not counted:
-        raise ProgramError(f"The clients that answer in a round must have samples. All of {len(found)} have 0.")
-    return counted
+    if len(found) == node.nodes - 1 and not counted:
+        raise ProgramError(f"Some clients must have samples. All of {len(found)} have 0.")
+    return moderate(node, counted)
+
+
+def moderate(node: LearningNode, parts: Sequence[Part]) -> list[Part]:
+    """The parts whose numbers have finite squares. Others are rejected: they would make the server's model overflow."""
+    if not parts:
+        return []
+    are_finite = torch.stack([torch.dot(numbers, numbers) for _, numbers in parts]).isfinite().tolist()
+    for (answer, _), is_finite in zip(parts, are_finite, strict=True):
+        if not is_finite:
+            node.reject(answer, TOO_LARGE)
+    return [part for part, is_finite in zip(parts, are_finite, strict=True) if is_finite]
+
+
+def overflows(numbers: Tensor) -> bool:
+    """True if the sum of the squares of numbers is not finite."""
+    return not math.isfinite(float(torch.dot(numbers, numbers)))
 
 
 def merge(node: LearningNode, aggregation: Aggregation, parts: Sequence[Part]) -> Tensor | Mixture | None:

@@ -22,7 +22,7 @@ from covey.aggregation.linear import Mean
 from covey.federated.downlink import Start
 from covey.federated.ends import SERVER
 from covey.federated.fedavg import FedAvg
-from covey.federated.merging import Part, merge, weighed
+from covey.federated.merging import Part, merge, moderate, weighed
 from covey.federated.uplink import Answer
 from covey.learning.mixture import computed
 from covey.learning.node import LearningNode, Update
@@ -80,12 +80,13 @@ class Scaffold(FedAvg):
 
     def read(self, node: LearningNode, answers: Iterable[Message]) -> Sequence[Part]:
         found = weighed(node, self._up.parts(node, answers, self._down.origin(node), **self._ordered))
-        changes = [(answer, answer.control) for answer, _ in found if answer.control is not None]
+        changes = moderate(node, [(answer, answer.control) for answer, _ in found if answer.control is not None])
         merged = merge(node, self.aggregation, changes)
         if merged is not None:
-            moved = computed(merged) * (len(found) / (node.nodes - 1))
+            moved = computed(merged) * (len(changes) / (node.nodes - 1))
             node.keep(Control).control = self._control(node) + moved
-        return found
+        counted = {answer.sender for answer, _ in changes}
+        return [part for part in found if part[0].sender in counted]
 
     async def learn(self, node: LearningNode, start: Start, t: int) -> Update:
         own, shared = self._control(node), start.order.control

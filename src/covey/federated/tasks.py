@@ -13,6 +13,7 @@ from covey.federated.adasgd import History
 from covey.federated.controller import Requests
 from covey.federated.ends import SERVER
 from covey.federated.iprof import Features
+from covey.federated.merging import TOO_LARGE, overflows
 from covey.federated.served import Served
 from covey.learning.node import LearningNode, Update
 from covey.learning.selection import Selection
@@ -22,13 +23,17 @@ from covey.parts.nodes import NodeId
 from covey.parts.parameters import Part, Setting, param
 from covey.parts.quantities import Seconds
 from covey.runtime.content import Content
-from covey.runtime.entries import Numbers, Within
+from covey.runtime.entries import Numbers, Within, count_in_words
 from covey.runtime.node import Inbox
 from covey.runtime.patience import check_patience
 from covey.runtime.state import State
 
 _COUNTS = range(1 << 53)
 _LONGEST_NAME = 100
+_MOST_LABELS = 1 << 32
+"""The most samples of a class that a client may report, so that sums do not overflow."""
+_GREATEST = 1e9
+"""The greatest feature, in absolute terms, and the greatest seconds and joules that a client may report."""
 
 
 class Labelled(Content):
@@ -41,8 +46,10 @@ class Labelled(Content):
     features: np.ndarray
 
     def check(self, node: LearningNode) -> str | None:
-        if (self.label_counts < 0).any() or not self.label_counts.any():
-            return "its 'label_counts' are not at least 0, or all 0"
+        if not (0 <= self.label_counts.min() <= self.label_counts.max() <= _MOST_LABELS and self.label_counts.any()):
+            return f"its 'label_counts' are not in [0, {count_in_words(_MOST_LABELS)}], or all 0"
+        if (abs(self.features) > _GREATEST).any():
+            return f"its 'features' are not in [-{_GREATEST:g}, {_GREATEST:g}]"
         return None if len(self.device) <= _LONGEST_NAME else f"its 'device' has more than {_LONGEST_NAME} characters"
 
 
@@ -69,13 +76,16 @@ class Result(Labelled):
     samples: Annotated[int, Within(ge=1)]
     gradient: Tensor
     buffers: Tensor | None = None
-    seconds: Annotated[float, Within(ge=0)]
-    joules: Annotated[float, Within(ge=0)]
+    seconds: Annotated[float, Within(ge=0, le=_GREATEST)]
+    joules: Annotated[float, Within(ge=0, le=_GREATEST)]
 
     def check(self, node: LearningNode) -> str | None:
-        if int(self.label_counts.sum()) != self.samples:
+        reason = super().check(node)
+        if reason is None and int(self.label_counts.sum()) != self.samples:
             return f"its 'label_counts' do not sum to its {self.samples} samples"
-        return super().check(node)
+        if reason is None and (overflows(self.gradient) or (self.buffers is not None and overflows(self.buffers))):
+            return TOO_LARGE
+        return reason
 
 
 class Memory(State):
@@ -88,6 +98,8 @@ class Memory(State):
     profile: bytes = b""
     given: dict[NodeId, int] = {}
     """The version that each client with a task has."""
+    ordered: dict[NodeId, int] = {}
+    """The samples of such a client's task."""
 
     def history(self, classes: int) -> History:
         """The gradients so far."""
@@ -203,15 +215,18 @@ class Tasks(Served):
 
     def results(self, node: LearningNode, inbox: Inbox, version: int) -> list[Result]:
         """The usable results among messages, each of a task that its sender had. The task is then done."""
-        given, found = node.keep(Memory).given, []
+        memory, found = node.keep(Memory), []
+        given, ordered = memory.given, memory.ordered
         messages = [message for message in inbox if message.tag == "result"]
         for result in node.usable(messages, Result, **self.of_results):
             if result.version > version:
                 node.reject(result, f"its version {result.version} is from the future: the model has version {version}")
             elif given.get(result.sender) != result.version:
                 node.reject(result, f"its sender has no task of version {result.version}")
+            elif result.samples > (most := self.steps * ordered.get(result.sender, 0)):
+                node.reject(result, f"it has {result.samples} samples, and its sender's task at most {most}")
             else:
-                del given[result.sender]
+                del given[result.sender], ordered[result.sender]
                 found.append(result)
         return found
 

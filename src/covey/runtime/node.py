@@ -289,6 +289,10 @@ class Node(ABC):
         """Count a message that the program cannot use, and record an event with its sender."""
 
     @abstractmethod
+    def discard(self, message: "Message | Content") -> None:
+        """Count a sound message that came too late as dropped, without an event."""
+
+    @abstractmethod
     def messages(self, tag: str) -> AsyncIterator[Message]:
         """Iterate over the messages of a tag without a round, as they arrive."""
 

@@ -363,6 +363,9 @@ class RunningNode(Node):
     def reject(self, message: Message | Content, reason: str) -> None:
         self.stage.reject(self, message.sender, reason, "unusable")
 
+    def discard(self, message: Message | Content) -> None:
+        self.mail.drop("late")
+
     def messages(self, tag: str) -> AsyncIterator[Message]:
         return Messages(self, tag)
 
