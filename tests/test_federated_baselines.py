@@ -139,6 +139,12 @@ def test_scaffold_refuses_optimizers_with_a_state(wrong):
     assert str(caught.value) == line
 
 
+def test_fednova_refuses_optimizers_that_do_not_add_gradients():
+    with pytest.raises(ConfigurationError, match="'optimizer' must add gradients"):
+        begun(federated("fednova", task=optimizer(kind="adam", lr=0.01)))
+    begun(federated("fednova", task=optimizer(momentum=0.9)))
+
+
 def test_scaffold_sends_no_gradient_that_ldp_does_not_protect():
     ldp = {"ldp": {"clip": 1.0, "noise": 1.0}}
     with pytest.raises(ConfigurationError, match="The 'option' of the program scaffold must be 2 in a task with 'ldp'"):

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from covey import check
 from covey.federated.client_work import LocalTraining, guesses_of
 from covey.learning.guessed import Guessed
 from covey.learning.learner import Learner
@@ -318,8 +319,18 @@ def run_of(optimizer, **more):
 @pytest.mark.parametrize("engine", ["simulation", "emulation"])
 def test_filling_up_needs_the_number_that_the_server_expects(engine, tmp_path):
     tables = run_of({"kind": "guessed", "of": MOMENTUM, "guesses": "fill-up"})
-    with pytest.raises(CoveyError, match="fill up to the steps that the server expects, and the training does not"):
+    with pytest.raises(
+        CoveyError, match="must be an int where a training does not say how many steps the server expects"
+    ):
         simulate(tables) if engine == "simulation" else emulate(tables, tmp_path)
+
+
+@pytest.mark.parametrize("program", ["fedavg", "fedasync", {"kind": "gossip", "topology": "ring"}])
+def test_a_check_finds_that_nobody_says_how_far_guesses_fill_up(program):
+    tables = run_of({"kind": "guessed", "of": MOMENTUM, "guesses": "fill-up"}, program=program)
+    with pytest.raises(ConfigurationError, match=r"'guesses' .* must be an int where .* Got 'fill-up' instead"):
+        check(tables)
+    assert check({**tables, "program": {"kind": "fedavg", "work": {"kind": "budgets", "steps": 3}}})
 
 
 def test_a_momentum_that_is_not_finite_ends_the_run():

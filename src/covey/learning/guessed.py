@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from covey.learning.optimizers import LearningRate, Optimizer, Slots
-from covey.parts.errors import ConfigurationError, ProgramError
+from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import param
 
 
@@ -59,9 +59,10 @@ class Guessed(Optimizer):
             wanted = self.guesses
         else:
             if expected is None:
-                raise ProgramError(
-                    "The guesses of the optimizer guessed fill up to the steps that the server expects, and the "
-                    "training does not say how many: use a client-work such as 'budgets', or train(expected=...)."
+                raise ConfigurationError(
+                    "The 'guesses' of the optimizer guessed must be an int where a training does not say how many "
+                    "steps the server expects. Got 'fill-up' instead: use a client-work such as 'budgets', or "
+                    "train(expected=...)."
                 )
             wanted = max(expected - steps, 0)
         return min(wanted, wanted if most is None else most) if steps else 0

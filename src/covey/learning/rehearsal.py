@@ -38,6 +38,8 @@ class Rehearsal(Learner):
                 model.zero_()
             model[:trained] += self._change(training).to(self.device)
             samples, steps = self.cost(training), self.steps(training.holder, training.work)
+            if not training.gradient:
+                self.kernel.optimizer.guesses_after(steps, training.work.expected, training.work.guesses)
             used = partial(self._used, training, samples)
             start, a = training.start, float(steps)
             training.update = Update(model, start, 1.0, samples, steps, normaliser=a, used=used)

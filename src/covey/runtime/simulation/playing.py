@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from covey.network.churn import NoChurn
-from covey.parts.errors import CoveyError, described
+from covey.parts.errors import ConfigurationError, CoveyError, described
 from covey.runtime.node import Message, Sending
 from covey.runtime.prepared import Prepared
 from covey.runtime.running_node import RunningNode
@@ -100,7 +100,11 @@ class _Stage(World):
 
 
 def play(prepared: Prepared) -> Played:
-    """Count the messages of the first rounds of an experiment."""
+    """Count the messages of the first rounds of an experiment.
+
+    Raises:
+        ConfigurationError: the program finds a mistake of the experiment, as it would in a run.
+    """
     plays = prepared.task.rehearsals()
     if not plays:
         return Played(why_not="its nodes do not learn")
@@ -109,6 +113,8 @@ def play(prepared: Prepared) -> Played:
         return _stated(prepared) or Played(why_not="so many messages of so many numbers take too long to play")
     try:
         stages = [_played(prepared, task, rounds) for task in plays]
+    except ConfigurationError:
+        raise
     except Exception as error:
         why = str(error) if isinstance(error, CoveyError) else described(error)
         return Played(rounds, why_not=f"without training, the program fails: {why}")
