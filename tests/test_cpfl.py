@@ -192,6 +192,21 @@ def test_one_cohort_is_federated_averaging_to_the_bit(weighting, aggregation, co
     assert not torch.equal(one.nodes[0].model, one.task.learner.first_model)
 
 
+@pytest.mark.parametrize("count", [None, 3])
+def test_members_send_compressed_changes_and_what_they_leave_out_later(count, overheard):
+    task = {**TASK, "validation": 0.2}
+    whole, _ = simulate(cohorts(task=task, rounds=4, count=count))
+    size = max(len(m.encoded) for m in overheard if m.tag == "update")
+    ours, _ = simulate(cohorts(task=task, rounds=4, count=count, up={"kind": "top-k", "budget": 1.0}))
+    assert torch.allclose(models_of(ours), models_of(whole), atol=1e-4)
+    overheard.clear()
+    few, _ = simulate(cohorts(task=task, rounds=4, count=count, up={"kind": "top-k", "budget": 0.1}))
+    assert max(len(m.encoded) for m in overheard if m.tag == "update") < size / 3
+    assert {m.sender for m in overheard if m.tag == "update"} == {
+        node.id for node in few.nodes if node.state.get("up.residual") is not None
+    }
+
+
 def test_a_fraction_of_a_cohort_takes_part():
     world = begun(cohorts(nodes=21, cohorts=2, fraction=0.25))
     assert [cohort.count for cohort in world.program._served.values()] == [2, 2]
@@ -297,9 +312,10 @@ def test_cohorts_are_the_same_in_both_engines(tmp_path):
     assert ours == pytest.approx(theirs, abs=1e-4)
 
 
-def test_cohorts_continue_from_any_checkpoint_to_the_bit():
+@pytest.mark.parametrize("up", [None, {"kind": "top-k", "budget": 0.2}])
+def test_cohorts_continue_from_any_checkpoint_to_the_bit(up):
     tables = cohorts(
-        nodes=6, cohorts=2, rounds=9, max_rounds=6, checkpoint={"every": 1}, plateau={"window": 1, "patience": 2}
+        nodes=6, cohorts=2, rounds=9, max_rounds=6, checkpoint={"every": 1}, plateau={"window": 1, "patience": 2}, up=up
     )
     whole, written = simulate(tables)
     assert len(written.checkpoints) > 4

@@ -7,10 +7,11 @@ when they are done. The staleness of an answer is the version that it meets minu
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated
+from typing import Annotated, ClassVar, cast
 
 from torch import Tensor
 
+from covey.federated.answers import VERSIONS, Answer, CompressedAnswers, Outcome, Whole, WholeAnswers
 from covey.federated.assignments import Assigned, Assignments
 from covey.federated.ends import SERVER
 from covey.federated.merging import TOO_LARGE, overflows
@@ -20,15 +21,14 @@ from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
 from covey.learning.selection import Selection
 from covey.learning.views import Adversary, Arrived, View
+from covey.messages.compression import Compressor
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.parts.quantities import Seconds
 from covey.runtime.content import Content
-from covey.runtime.node import Message
+from covey.runtime.node import Message, Node
 from covey.runtime.patience import check_patience
 
-VERSIONS = range(1 << 53)
-"""The versions that a message may name."""
 _QUESTIONS = 10
 """The number of unanswered questions after which a client takes the server for dead."""
 
@@ -47,27 +47,21 @@ class Word(Content):
     """True if the server has completed its last round."""
 
 
-class Answer(Content):
-    """The outcome of a client's work."""
-
-    vector: Tensor
-    """The numbers of the shared part: a model, a change or a gradient, as the program says, and buffers."""
-    version: Annotated[int, VERSIONS]
-    """The version from which it was computed."""
-    last: bool = False
-    """True if the client begins no further round."""
-
-
 class AsynchronousProgram(Served):
     """Node 0 is the server and has no data. A client that answers gets the newest model, or another idle one does."""
 
     synchronous = False
+    computes: ClassVar[Outcome] = "change"
+    """The outcome of a client's work: a trained model, its change, or a gradient."""
     staleness: Staleness = param("The weight of an update by its staleness.", factory=Constant)
     concurrency: int | None = param(
         "The greatest number of clients that compute at a time, drawn uniformly; by default, all.",
         default=None,
         ge=1,
         lt="nodes",
+    )
+    up: Compressor | None = param(
+        "The compressor of what clients compute, with error feedback. By default, they send all numbers.", default=None
     )
     patience: Seconds | None = param(
         "The time after which the server counts a client's work as lost, and makes a version of fewer updates if none "
@@ -85,6 +79,9 @@ class AsynchronousProgram(Served):
         self.selection = Selection.of(setting, owner=self.named())
         self._most = self.concurrency or setting.nodes - 1
         self._rounds = setting.rounds
+        self._answers = WholeAnswers(self.selection)
+        if self.up is not None:
+            self._answers = CompressedAnswers(self.up, self, setting, self.selection, self.computes)
 
     def most_received(self) -> int:
         return self._most
@@ -118,42 +115,46 @@ class AsynchronousProgram(Served):
         async for t in node.rounds():
             answers = await self.collect(node, clients, t)
             if answers:
-                stale = [t - answer.version for answer in answers]
+                stale = [t - answer.version for answer, _ in answers]
                 weights = [self.staleness.weight(s) for s in stale]
-                node.model = self.absorb(node, t, [answer.vector for answer in answers], weights)
+                node.model = self.absorb(node, t, [vector for _, vector in answers], weights)
                 node.log(staleness=sum(stale) / len(stale))
             finished = t + 1 == self._rounds
             clients.keep(finished=finished)
             if finished:
                 node.send([NodeId(client) for client in range(1, node.nodes)], Word(finished=True), tag="model")
 
-    async def collect(self, node: LearningNode, clients: Assignments, t: int) -> list[Answer]:
+    async def collect(self, node: LearningNode, clients: Assignments, t: int) -> list[tuple[Answer, Tensor]]:
         """Give clients the model, and wait for the updates of a version; for fewer, if none comes for too long."""
-        found: list[Answer] = []
+        found: list[tuple[Answer, Tensor]] = []
         current = Version(model=self.selection.take(node.model), version=t)
         while len(found) < self.updates():
-            node.send(clients.begin(t), current, tag="model")
+            chosen = clients.begin(t)
+            self._answers.begun(node, chosen)
+            node.send(chosen, current, tag="model")
             inbox = await node.receive(tag="update", count=1, timeout=self.patience)
             if not inbox:
                 return found
-            found += self.counted(node, clients, node.usable(inbox, Answer, vector=self.selection.entry))
+            found += self.counted(node, clients, inbox)
         return found
 
-    def counted(self, node: LearningNode, clients: Assignments, answers: Iterable[Answer]) -> Iterator[Answer]:
-        """The answers for work that their senders have. Those for work that was given up are late."""
-        for answer in answers:
+    def counted(
+        self, node: LearningNode, clients: Assignments, inbox: Iterable[Message]
+    ) -> Iterator[tuple[Answer, Tensor]]:
+        """The answers for work that their senders have, with their numbers. Those for work given up are late."""
+        for answer, sent in self._answers.read(node, inbox):
             if clients.is_late(answer.sender, answer.version):
                 node.discard(answer)
                 if answer.last:
                     clients.leave(answer.sender)
                 continue
             reason = clients.end(answer.sender, answer.version, last=answer.last)
-            if reason is None and overflows(answer.vector):
-                reason = TOO_LARGE
-            if reason is None:
-                yield answer
-            else:
+            if reason is not None:
                 node.reject(answer, reason)
+            elif overflows(vector := self._answers.vector(node, answer, sent)):
+                node.reject(answer, TOO_LARGE)
+            else:
+                yield answer, vector
 
     async def reply(self, node: LearningNode, message: Message) -> None:
         """Tell a client that asks whether the server has finished."""
@@ -167,8 +168,7 @@ class AsynchronousProgram(Served):
                 return
             node.model = self.selection.put(node.model, given.model)
             vector = await self.outcome(node, t)
-            answer = Answer(vector=vector, version=given.version, last=t + 1 == self._rounds)
-            node.send(SERVER, answer, tag="update")
+            self._answers.send(node, vector, given.version, last=t + 1 == self._rounds)
 
     async def given(self, node: LearningNode) -> Version | None:
         """Wait for a version of the server's model. None if the server has finished, or seems dead."""
@@ -202,9 +202,8 @@ class AsynchronousProgram(Served):
         """The server sees what clients computed; a client sees the server's model, which is made of theirs."""
         if adversary.id == SERVER:
             answers = [message for message in messages if message.tag == "update"]
-            for answer in adversary.usable(answers, Answer, vector=self.selection.entry):
-                start = adversary.own(answer.version)
-                yield replace(self.view(adversary, answer, start), round=answer.version)
+            for answer, sent in self._answers.read(cast(Node, adversary), answers):
+                yield replace(self._answers.view(self, adversary, answer, sent), round=answer.version)
             return
         models = [message for message in messages if message.tag == "model" and "model" in message.shared]
         for given in adversary.usable(models, Version, model=self.selection.entry):
@@ -213,6 +212,6 @@ class AsynchronousProgram(Served):
                 seen = adversary.view(given.message, given.model, selection=self.selection, senders=clients)
                 yield replace(seen, round=given.version)
 
-    def view(self, server: Adversary, answer: Answer, start: Tensor) -> View:
+    def view(self, server: Adversary, answer: Whole, start: Tensor) -> View:
         """The numbers that an answer tells of a client's model, or of its gradient at `start`."""
         raise NotImplementedError

@@ -3,9 +3,9 @@
 Shapes: C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from torch import Tensor
@@ -15,17 +15,23 @@ from covey.federated.client_work import ClientWork, LocalTraining
 from covey.federated.cohorts import Cohort
 from covey.federated.downlink import Model, Received
 from covey.federated.ends import LOSS, SERVER, wrong_labels
+from covey.federated.feedback import Feedback
 from covey.federated.plateau import Falling, Plateau
 from covey.federated.served import Served
-from covey.federated.uplink import Trained
+from covey.federated.uplink import Changed, Trained
 from covey.learning.node import LearningNode
-from covey.learning.selection import Selection
+from covey.learning.selection import BUFFERS, Selection
+from covey.learning.views import Adversary, Arrived, View
+from covey.messages.compression import Compressor, Decompressed
+from covey.messages.payloads import Payload
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.parts.quantities import Seconds
 from covey.runtime.content import Content
 from covey.runtime.entries import Exactly, Numbers, Within
+from covey.runtime.node import Message, Node
 from covey.runtime.patience import check_patience
+from covey.runtime.reading import understood
 
 
 class Answer(Trained):
@@ -33,6 +39,12 @@ class Answer(Trained):
 
     loss: Annotated[float, Within(ge=-LOSS, le=LOSS)] | None = None
     """The loss on the client's validation samples; None without any."""
+
+
+class CompressedAnswer(Changed):
+    """The same with the compressed change of the model, in other entries of its message."""
+
+    loss: Annotated[float, Within(ge=-LOSS, le=LOSS)] | None = None
 
 
 class End(Content):
@@ -89,6 +101,9 @@ class CohortTraining(Served):
     work: ClientWork = param("The work of a client with its cohort's model.", factory=LocalTraining)
     weighting: Literal["samples", "uniform"] = param("The weights of clients in a round.", default="samples")
     plateau: Plateau = param("The rule that ends the training of a cohort.", factory=Plateau)
+    up: Compressor | None = param(
+        "The compressor of clients' changes, with error feedback. By default, clients send whole models.", default=None
+    )
     best: Literal["measured", "as-published"] = param(
         "The best model: the one with the lowest loss or, as in the published code, the one after it.",
         default="measured",
@@ -113,6 +128,10 @@ class CohortTraining(Served):
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         self.selection = Selection.of(setting, owner=self.named())
+        self._feedback = None
+        if self.up is not None:
+            self.up.need_contraction(self, self.selection.trained, "up")
+            self._feedback = Feedback(self.up, setting, self.selection.trained, "cohort up")
         self.end = min(self.max_rounds or setting.rounds, setting.rounds)
         self.classes = 0
         """The number of classes if clients send their labels; else 0."""
@@ -129,7 +148,7 @@ class CohortTraining(Served):
             node.send(asked, Model(model=start), tag="model", round=t)
             answers = [(node.id, await self.answer(node, start, t))] if node.id in chosen else []
             inbox = await node.receive(tag="update", round=t, senders=asked, timeout=self.patience)
-            answers += [(found.sender, found) for found in node.usable(inbox, Answer, model=self.selection.entry)]
+            answers += self.read(node, inbox, start)
             if t == 0:
                 course.labels = await self.gather_labels(node, cohort)
             self.merge(node, answers)
@@ -153,6 +172,51 @@ class CohortTraining(Served):
         update = await self.work.train(node, received, t)
         known = loss if loss is not None and abs(loss) <= LOSS else None  # NaN is not known, either.
         return Answer(model=self.selection.take(update.model), samples=node.data.samples, loss=known)
+
+    def compressed(self, node: LearningNode, answer: Answer, start: Tensor, t: int) -> Answer | Payload:
+        """The form in which a member sends its answer."""
+        if self._feedback is None:
+            return answer
+        trained, buffers = self.selection.split(answer.model)
+        payload = self._feedback.payload(node, trained - self.selection.split(start)[0], t)
+        loss = {} if answer.loss is None else {"loss": answer.loss}
+        beside = {BUFFERS: buffers} if self.selection.buffered else {}
+        return {**payload, "samples": answer.samples, **loss, **beside}
+
+    def read(self, node: LearningNode, inbox: Iterable[Message], start: Tensor) -> Iterator[tuple[NodeId, Answer]]:
+        """The usable answers of members, by sender."""
+        if self._feedback is None:
+            for found in node.usable(inbox, Answer, model=self.selection.entry):
+                yield found.sender, found
+            return
+        for sent, change in self._changes(node, inbox):
+            model = start.clone()
+            change.add_to(model[: self.selection.trained])
+            if sent.buffers is not None and self.selection.buffered:
+                model[self.selection.trained :] = sent.buffers
+            yield sent.sender, Answer(model=model, samples=sent.samples, loss=sent.loss)
+
+    def _changes(self, node: Node, inbox: Iterable[Message]) -> Iterator[tuple[CompressedAnswer, Decompressed]]:
+        """The usable compressed answers, and the changes in them."""
+        feedback, buffered = self._feedback, self.selection.buffered
+        assert feedback is not None
+        sound = node.usable(inbox, CompressedAnswer, **({BUFFERS: Numbers(buffered)} if buffered else {}))
+        return understood(node, sound, lambda sent: feedback.read(sent.others, sent.sender, sent.message.round or 0))
+
+    def views(self, adversary: Adversary, messages: Iterable[Arrived]) -> Iterator[View]:
+        """The models in messages and, at the server of a cohort, the values of members' models that were sent."""
+        messages = [*messages]
+        yield from super().views(adversary, messages)
+        if self._feedback is None:
+            return
+        answers = [message for message in messages if message.tag == "update"]
+        for sent, change in self._changes(cast(Node, adversary), answers):
+            start, places = adversary.own(sent.message.round or 0), change.indices
+            trained = self.selection.split(self.selection.take(start))[0]
+            values = (trained if places is None else trained[places]) + change.values
+            if places is None and self.selection.buffered:
+                places = torch.arange(self.selection.trained)
+            yield adversary.view(sent.message, values, places, selection=self.selection, start=start)
 
     def merge(self, node: LearningNode, answers: Sequence[tuple[NodeId, Answer]]) -> None:
         """Take the mean of clients, by their samples or in equal parts."""
@@ -192,7 +256,8 @@ class CohortTraining(Served):
             member.ended = any(message.shared.get("ended") is True for message in inbox)
             for found in [] if member.ended else node.usable(inbox, Model, model=self.selection.entry):
                 member.last = t
-                node.send(cohort.server, await self.answer(node, found.model, t), tag="update", round=t)
+                answer = self.compressed(node, await self.answer(node, found.model, t), found.model, t)
+                node.send(cohort.server, answer, tag="update", round=t)
 
     def labels_of(self, node: LearningNode) -> Tensor:
         """The number of a client's training samples of each class, C."""

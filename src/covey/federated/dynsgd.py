@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from covey.federated.asynchronous import Answer, AsynchronousProgram
+from covey.federated.answers import Whole
+from covey.federated.asynchronous import AsynchronousProgram
 from covey.federated.staleness import Inverse, Staleness
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
@@ -22,6 +23,7 @@ class DynSGD(AsynchronousProgram):
     """
 
     kind = "dynsgd"
+    computes = "gradient"
     lr: float = param("The server's learning rate.", default=0.1, ge=0)
     staleness: Staleness = param("The weight w of a gradient by its staleness.", factory=Inverse)
 
@@ -44,7 +46,7 @@ class DynSGD(AsynchronousProgram):
             return self.selection.put(node.model, moved)
         return self.selection.put(node.model, moved, torch.lerp(before, buffers, weight))
 
-    def view(self, server: Adversary, answer: Answer, start: Tensor) -> View:
+    def view(self, server: Adversary, answer: Whole, start: Tensor) -> View:
         gradient, _ = self.selection.split(answer.vector)
         places = torch.arange(self.selection.trained) if self.selection.buffered else None
         return server.view(answer.message, gradient, places, selection=self.selection, start=start, gradient=True)

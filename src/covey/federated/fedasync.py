@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from covey.federated.asynchronous import Answer, AsynchronousProgram
+from covey.federated.answers import Whole
+from covey.federated.asynchronous import AsynchronousProgram
 from covey.federated.client_work import ClientWork, LocalTraining
 from covey.federated.staleness import Polynomial, Staleness
 from covey.learning.mixture import Mixture
@@ -21,6 +22,7 @@ class FedAsync(AsynchronousProgram):
     """
 
     kind = "fedasync"
+    computes = "model"
     alpha: float = param("The weight of a fresh model.", default=0.6, gt=0, le=1)
     decay: float = param("The factor of alpha from version `decay_at` on.", default=0.5, gt=0, le=1)
     decay_at: int | None = param("The version from which on alpha is smaller; by default, none.", default=None, ge=1)
@@ -40,5 +42,5 @@ class FedAsync(AsynchronousProgram):
         x, (y,), (weight,) = self.selection.take(node.model), vectors, weights
         return self.selection.put(node.model, torch.lerp(x, y, self.alpha_at(t) * weight))
 
-    def view(self, server: Adversary, answer: Answer, start: Tensor) -> View:
+    def view(self, server: Adversary, answer: Whole, start: Tensor) -> View:
         return server.view(answer.message, answer.vector, selection=self.selection, start=start)

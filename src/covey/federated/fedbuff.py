@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from covey.federated.asynchronous import Answer, AsynchronousProgram
+from covey.federated.answers import Whole
+from covey.federated.asynchronous import AsynchronousProgram
 from covey.federated.client_work import ClientWork, LocalTraining
 from covey.federated.server_optimizers import ServerOptimizer, ServerSGD
 from covey.federated.staleness import Polynomial, Staleness
@@ -50,7 +51,7 @@ class FedBuff(AsynchronousProgram):
             merged = torch.cat([merged, Mixture(buffers, [1.0 / count] * count).tensor()])
         return self.server_optimizer.moved(node, merged, self.selection)
 
-    def view(self, server: Adversary, answer: Answer, start: Tensor) -> View:
+    def view(self, server: Adversary, answer: Whole, start: Tensor) -> View:
         change, buffers = self.selection.split(answer.vector)
         begun = self.selection.split(self.selection.take(start))[0]
         model = torch.cat([begun + change, buffers])

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -12,20 +12,24 @@ from torch import Tensor
 from covey.federated.adasgd import History
 from covey.federated.controller import Requests
 from covey.federated.ends import SERVER
+from covey.federated.feedback import Feedback
 from covey.federated.iprof import Features
 from covey.federated.merging import TOO_LARGE, overflows
 from covey.federated.served import Served
 from covey.learning.node import LearningNode, Update
 from covey.learning.selection import Selection
 from covey.learning.views import Adversary, Arrived, View
+from covey.messages.compression import Compressor, Decompressed
+from covey.messages.payloads import Payload
 from covey.parts.errors import ConfigurationError, ProgramError, unknown
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Part, Setting, param
 from covey.parts.quantities import Seconds
 from covey.runtime.content import Content
 from covey.runtime.entries import Numbers, Within, count_in_words
-from covey.runtime.node import Inbox
+from covey.runtime.node import Expected, Inbox, Message, Node
 from covey.runtime.patience import check_patience
+from covey.runtime.reading import understood
 from covey.runtime.state import State
 
 _COUNTS = range(1 << 53)
@@ -74,7 +78,8 @@ class Result(Labelled):
 
     version: Annotated[int, _COUNTS]
     samples: Annotated[int, Within(ge=1)]
-    gradient: Tensor
+    gradient: Tensor | None = None
+    """None if it is compressed: the message then holds it in other entries."""
     buffers: Tensor | None = None
     seconds: Annotated[float, Within(ge=0, le=_GREATEST)]
     joules: Annotated[float, Within(ge=0, le=_GREATEST)]
@@ -83,8 +88,6 @@ class Result(Labelled):
         reason = super().check(node)
         if reason is None and int(self.label_counts.sum()) != self.samples:
             return f"its 'label_counts' do not sum to its {self.samples} samples"
-        if reason is None and (overflows(self.gradient) or (self.buffers is not None and overflows(self.buffers))):
-            return TOO_LARGE
         return reason
 
 
@@ -154,6 +157,9 @@ class Tasks(Served):
     synchronous = False
     steps: int = param("The local steps of a task, whose mean gradient is sent.", default=1, ge=1)
     period: Seconds = param("The time between two requests of a client.", default=1.0, gt=0, lt=math.inf)
+    up: Compressor | None = param(
+        "The compressor of gradients, with error feedback. By default, clients send all numbers.", default=None
+    )
     delays: Delays | None = param("The simulated delays of gradients. By default, none.", default=None)
     patience: Seconds | None = param(
         "The time that the server waits for a message, and a client for a task; by default, for ever.",
@@ -177,7 +183,13 @@ class Tasks(Served):
         entries = {"label_counts": Numbers(setting.classes, "int64"), "features": Numbers(len(self.names), "float64")}
         beside = {"buffers": Numbers(buffered)} if buffered else {}
         self.of_requests = entries
-        self.of_results = {**entries, **beside, "gradient": Numbers(self.selection.trained)}
+        self.of_results: dict[str, Expected] = {**entries, **beside}
+        self._feedback = None
+        if self.up is None:
+            self.of_results["gradient"] = Numbers(self.selection.trained)
+        else:
+            self.up.need_contraction(self, self.selection.trained, "up")
+            self._feedback = Feedback(self.up, setting, self.selection.trained, "fleet up")
 
     def _check_task(self, setting: Setting) -> None:
         """Refuse tasks without classes, protected ones, and optimisers whose change is no sum of gradients.
@@ -218,7 +230,7 @@ class Tasks(Served):
         memory, found = node.keep(Memory), []
         given, ordered = memory.given, memory.ordered
         messages = [message for message in inbox if message.tag == "result"]
-        for result in node.usable(messages, Result, **self.of_results):
+        for result, gradient in self.read(node, messages):
             if result.version > version:
                 node.reject(result, f"its version {result.version} is from the future: the model has version {version}")
             elif given.get(result.sender) != result.version:
@@ -227,8 +239,23 @@ class Tasks(Served):
                 node.reject(result, f"it has {result.samples} samples, and its sender's task at most {most}")
             else:
                 del given[result.sender], ordered[result.sender]
+                if self._feedback is not None:
+                    result.gradient = gradient.dense(self.selection.trained)
                 found.append(result)
         return found
+
+    def read(self, node: Node, messages: Iterable[Message]) -> Iterator[tuple[Result, Decompressed]]:
+        """The usable results among messages, and their gradients."""
+        for result, gradient in understood(node, node.usable(messages, Result, **self.of_results), self._gradient_in):
+            if overflows(gradient.values) or (self.selection.buffered and overflows(cast(Tensor, result.buffers))):
+                node.reject(result, TOO_LARGE)
+            else:
+                yield result, gradient
+
+    def _gradient_in(self, result: Result) -> Decompressed:
+        if self._feedback is not None:
+            return self._feedback.read(result.others, result.sender, result.version)
+        return Decompressed(cast(Tensor, result.gradient))
 
     def described(self, message: Labelled) -> Features:
         """The features of the sender's device."""
@@ -238,7 +265,8 @@ class Tasks(Served):
         """The server's shared part after a step by the weighted mean of gradients. Buffers move to the clients'."""
         trained, buffers = self.selection.split(self.selection.take(model))
         shares = torch.from_numpy(weights / len(results)).to(trained)
-        moved = trained - lr * (shares @ torch.stack([result.gradient for result in results]))
+        gradients = [result.gradient for result in results if result.gradient is not None]
+        moved = trained - lr * (shares @ torch.stack(gradients))
         if not self.selection.buffered:
             return moved
         theirs = torch.stack([result.buffers for result in results if result.buffers is not None])
@@ -269,7 +297,10 @@ class Tasks(Served):
         if self.selection.buffered:
             entries["buffers"] = self.selection.buffers(update.model)
         counts = np.asarray(update.label_counts, dtype=np.int64)
-        result = Result(version=task.version, samples=update.samples, label_counts=counts, gradient=gradient, **entries)
+        sent: Payload = {"gradient": gradient}
+        if self._feedback is not None:
+            sent = self._feedback.payload(node, gradient, task.version)
+        result = {**sent, "version": task.version, "samples": update.samples, "label_counts": counts, **entries}
         if self.delays is not None:
             await node.sleep(self.delays.of(node, task.number, counts))
         node.send(SERVER, result, tag="result")
@@ -330,12 +361,12 @@ class Tasks(Served):
                 if task.model is not None and task.model.shape == (self.selection.size,):
                     yield adversary.view(task.message, task.model, selection=self.selection)
             return
-        places = (
-            None if self.selection.is_whole and not self.selection.buffered else torch.arange(self.selection.trained)
-        )
+        everywhere = self.selection.is_whole and not self.selection.buffered
         results = [message for message in messages if message.tag == "result"]
-        for result in adversary.usable(results, Result, **self.of_results):
-            start = adversary.own(result.version)
+        for result, gradient in self.read(cast(Node, adversary), results):
+            start, places = adversary.own(result.version), gradient.indices
+            if places is None and not everywhere:
+                places = torch.arange(self.selection.trained)
             yield adversary.view(
-                result.message, result.gradient, places, selection=self.selection, start=start, gradient=True
+                result.message, gradient.values, places, selection=self.selection, start=start, gradient=True
             )

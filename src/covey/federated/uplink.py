@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from covey.federated.ends import SAMPLES, SERVER, WEIGHT, Ends
+from covey.federated.feedback import Feedback
 from covey.learning.node import LearningNode, Update
 from covey.learning.views import Adversary, Arrived, View
 from covey.messages.compression import Compressor, Decompressed
@@ -15,7 +16,6 @@ from covey.parts.parameters import Setting
 from covey.runtime.content import Content
 from covey.runtime.node import Message, Node, Wanted
 from covey.runtime.reading import understood
-from covey.runtime.state import State
 
 if TYPE_CHECKING:
     from covey.federated.fedavg import FedAvg
@@ -46,12 +46,6 @@ class Changed(Answer):
 
     buffers: Tensor | None = None
     """The buffers of the client's model."""
-
-
-class Unsent(State):
-    """The part of its changes that a client's messages left out."""
-
-    residual: Tensor | None = None
 
 
 class WholeUp(Ends):
@@ -97,18 +91,11 @@ class CompressedUp(WholeUp):
 
     def __init__(self, program: "FedAvg", setting: Setting, compressor: Compressor) -> None:
         super().__init__(program, setting)
-        self.compressor = compressor
+        self._feedback = Feedback(compressor, setting, self.selection.trained, "fedavg up")
 
     def payload(self, node: LearningNode, update: Update, t: int) -> Payload:
         change = self.trained(update.model) - self.trained(update.start)
-        unsent = node.keep(Unsent, "up")
-        if unsent.residual is not None:
-            change = change + unsent.residual
-        payload, sent = self.compressor.compress(change, self.draw("up", node.id, t))
-        residual = change.clone()
-        sent.add_to(residual, -1.0)
-        unsent.residual = residual
-        return self.with_buffers(payload, update.model)
+        return self.with_buffers(self._feedback.payload(node, change, t), update.model)
 
     def parts(
         self, node: LearningNode, answers: Iterable[Message], origin: Tensor | None, **wanted: Wanted
@@ -136,5 +123,4 @@ class CompressedUp(WholeUp):
         Raises:
             WireError: the answer is malformed.
         """
-        draw = self.draw("up", answer.sender, answer.message.round)
-        return self.compressor.decompress(answer.others, self.selection.trained, draw)
+        return self._feedback.read(answer.others, answer.sender, answer.message.round or 0)
