@@ -155,7 +155,7 @@ class RunningNode(Node):
         speed = self.stage.speeds[self.id]
         if network.devices is not None and samples and self.busy:
             speed = samples / self.busy
-        return network.energy.joules(self.id, samples, speed, self.bytes_out, self.mail.bytes_in)
+        return network.energy.joules(self.id, samples, speed, self.bytes_out, self._received()[0])
 
     @property
     def round(self) -> int:
@@ -431,13 +431,8 @@ class RunningNode(Node):
             action()
 
     def commit_row(self) -> tuple[Any, ...]:
-        """A row of the completed round, with the columns `covey.runtime.runs.schema.COMMIT_COLUMNS`.
-
-        If all nodes go through the same rounds, messages of later rounds do not count: the row is the same however
-        early they come.
-        """
-        mail = self.mail
-        early = mail.early() if self.stage.counts_rounds else ()
+        """A row of the completed round, with the columns `covey.runtime.runs.schema.COMMIT_COLUMNS`."""
+        mail, (bytes_in, messages_in) = self.mail, self._received()
         return (
             self.id,
             mail.round,
@@ -446,14 +441,23 @@ class RunningNode(Node):
             self.steps,
             self.samples_used,
             self.bytes_out,
-            mail.bytes_in - sum(message.size for message in early),
+            bytes_in,
             self.messages_out,
-            mail.messages_in - len(early),
+            messages_in,
             mail.dropped,
             self.value_bytes_out,
             self.index_bytes_out,
             *self.seconds,
         )
+
+    def _received(self) -> tuple[int, int]:
+        """The bytes and the number of received messages.
+
+        If all nodes go through the same rounds, messages of later rounds do not count: rows of a round are the same
+        however early they come.
+        """
+        early = self.mail.early() if self.stage.counts_rounds else ()
+        return self.mail.bytes_in - sum(message.size for message in early), self.mail.messages_in - len(early)
 
     @property
     def serves_on(self) -> bool:
