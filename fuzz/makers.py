@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from fuzz.virtual import Process, Socket
 
 from covey.runtime.emulation.host import host
+from covey.runtime.emulation.launcher import makers
 from covey.runtime.emulation.launcher.makers import UNKNOWN, Wanted
 from covey.runtime.emulation.transport.address import Address
 
@@ -35,7 +36,7 @@ class Started:
         self._process.kill()
 
 
-class Maker:
+class Maker(makers.Maker):
     """Makes hosts as the processes of this machine are made."""
 
     starts = True

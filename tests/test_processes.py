@@ -7,14 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 import covey
 from covey.runtime import interpreter
 from covey.runtime.emulation.launcher import processes
-from covey.runtime.emulation.launcher.makers import Called, Wanted
+from covey.runtime.emulation.launcher.makers import Called, Maker, Wanted
 from covey.runtime.emulation.launcher.processes import Processes, can_fork
 from covey.runtime.emulation.launcher.remote import Remote
 from covey.runtime.emulation.transport.address import Address
@@ -139,6 +138,23 @@ def test_nothing_forks_where_processes_cannot_be_distinguished(monkeypatch):
     assert not can_fork()
 
 
+class Polled(Maker):
+    """A maker of which only the process of its one host is asked for."""
+
+    starts = True
+
+    def __init__(self, process):
+        self.process = process
+
+    def address(self, number): ...
+    def start(self, number): ...
+    def kill(self, number): ...
+    def wake(self, number): ...
+    def close(self): ...
+    def poll(self, number):
+        return self.process.poll()
+
+
 @pytest.mark.parametrize(
     ("script", "reported"),
     [
@@ -156,7 +172,7 @@ def test_why_a_process_is_gone_is_its_signal_or_what_it_wrote_last(script, repor
         if "sleep" not in script:
             process.wait()
         try:
-            maker = SimpleNamespace(starts=True, poll=lambda number: process.poll())
+            maker = Polled(process)
             assert Remote(0, [0], maker, log).ending() == reported
         finally:
             process.kill()

@@ -28,7 +28,7 @@ class Spawned(Emulation):
         return Commands(wanted)
 
 
-class Commands:
+class Commands(Maker):
     """Starts `covey host` as anybody would at a terminal."""
 
     starts = True

@@ -4,6 +4,7 @@ KINDS = {
     "engine": {
         "simulation": "covey.runtime.simulation:Simulation",
         "emulation": "covey.runtime.emulation:Emulation",
+        "cluster": "covey.runtime.cluster:Cluster",
     },
     "callback": {
         "early-stopping": "covey.runtime.callbacks.stopping:EarlyStopping",

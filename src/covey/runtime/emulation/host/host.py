@@ -53,6 +53,7 @@ class Host:
         silence: the seconds of silence after which a launcher counts as lost; None for never, if the system reports
             its end.
         local: the tables with this host's own data; None if it has none.
+        sends_log: send the log of a run to its launcher, which has no file of it.
     """
 
     def __init__(
@@ -63,9 +64,10 @@ class Host:
         patience: float = SECONDS,
         silence: float | None = None,
         local: Mapping[str, Any] | None = None,
+        sends_log: bool = False,
     ) -> None:
         self.token, self._certificates, self._patience, self.silence = token, certificates, patience, silence
-        self.local = local
+        self.local, self.sends_log = local, sends_log
         self.refused: Counter[str] = Counter()
         """The number of refused connections and frames, by reason."""
         self._strangers: dict[asyncio.Task[None], Connection] = {}
@@ -184,6 +186,8 @@ class Host:
             if self._certificates is not None:
                 self._certificates.hold_to(connection, guest.caller.who)
             objection = self._objection_to(guest)
+            if objection is None and self._certificates is not None and self._run is not None:
+                self._certificates.hold_to_mark(connection, self._run.mark_of(guest.caller.who))
             if objection is None:
                 self._let_in(connection, guest)
                 return
@@ -231,9 +235,20 @@ class Host:
             self._run = None
             self._served_one.set()
 
-    async def call(self, who: int, address: Address) -> Connection:
-        """Open a connection to another host."""
-        return await open_connection(who, address, self.token, self._certificates, self._count)
+    async def call(self, who: int, address: Address, mark: str = "") -> Connection:
+        """Open a connection to another host, whose certificate has a mark.
+
+        Raises:
+            OSError, WireError: the connection fails, or it shows another certificate.
+        """
+        connection = await open_connection(who, address, self.token, self._certificates, self._count)
+        try:
+            if self._certificates is not None:
+                self._certificates.hold_to_mark(connection, mark)
+        except WireError:
+            connection.abort()
+            raise
+        return connection
 
 
 async def open_connection(

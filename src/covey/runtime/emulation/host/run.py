@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from covey.parts import kinds
 from covey.parts.errors import ConfigurationError, CoveyError, ProgramError, RunError, described
 from covey.runtime.emulation.host.heartbeat import heartbeat
 from covey.runtime.emulation.host.stage import HostStage
+from covey.runtime.emulation.host.telling import told
 from covey.runtime.emulation.transport.address import BEHIND, Address
 from covey.runtime.emulation.transport.connection import Connection
 from covey.runtime.emulation.transport.handshake import say
@@ -54,6 +57,8 @@ class Orders(msgspec.Struct, frozen=True):
     chunk: int
     buffer_bytes: int
     """The bytes that may wait in a node's inbox, at its links, and for another host."""
+    marks: list[str] = []
+    """The mark of the certificate of every host; none if hosts do not move."""
 
     def check(self, nodes: int, me: int) -> None:
         """Check the orders of one host for a number of nodes.
@@ -68,6 +73,8 @@ class Orders(msgspec.Struct, frozen=True):
                 f"buffer. Got {len(self.owners)} owners, {min(owners, default=0)} to {max(owners, default=0)}, and "
                 f"{self.buffer_bytes} bytes."
             )
+        if self.marks and len(self.marks) != count:
+            raise RunError(f"The orders of host {me} must have a mark for each of {count} hosts, or none.")
 
 
 class HostRun:
@@ -89,6 +96,7 @@ class HostRun:
         """True if its nodes have begun."""
         self._refused_before = Counter(host.refused)
         self._addresses: list[Address] = []
+        self._marks: list[str] = []
         self._frames: asyncio.Queue[wire.Frame] = asyncio.Queue()
         self._dismissed = False
         self._is_private = False
@@ -105,8 +113,28 @@ class HostRun:
         """True if a number is that of another host of the run."""
         return 0 <= who < len(self._addresses) and who != self.me
 
+    def mark_of(self, who: int) -> str:
+        """The mark of the present certificate of another host; nothing if hosts do not move."""
+        return self._marks[who] if self._marks else ""
+
+    def _settle(self, hosts: Sequence[str], marks: Sequence[str]) -> None:
+        """Take the present addresses of all hosts, and the marks of their certificates."""
+        self._addresses, self._marks = [Address.parse(text) for text in hosts], [*marks]
+
+    def _move(self, host: int, address: str, mark: str) -> None:
+        """Take the new address of another host, and the mark of its new certificate."""
+        if not (self.knows(host) and self._marks):
+            raise RunError(f"The launcher moved host {host}, which this host does not know.")
+        self._addresses[host], self._marks[host] = Address.parse(address), mark
+        if self.peers is not None:
+            self.peers.drop(host)  # Nothing is for the old one. The order 'here' follows.
+
     async def serve(self) -> None:
         """Take part until the run is over or the launcher is lost."""
+        with told(log, self.control) if self.host.sends_log else nullcontext():
+            await self._serve()
+
+    async def _serve(self) -> None:
         self.control.refused = self._distrust
         self.control.listen(self._on_frame, wire.DEFAULT)
         work = asyncio.create_task(self._work())
@@ -185,7 +213,7 @@ class HostRun:
             raise RunError("The orders of a host must not name an engine.")
         for folder in orders.folders:
             kinds.search(folder)
-        self._addresses = [Address.parse(text) for text in orders.hosts]
+        self._settle(orders.hosts, orders.marks)
         own = str(self._addresses[self.me]) if self.me < len(self._addresses) else ""
         behind = orders.hosts.count(BEHIND + own)
         self.host.expect(len(orders.hosts), behind)
@@ -210,7 +238,7 @@ class HostRun:
         self.peers = stage.peers = Peers(
             self.me,
             orders.owners,
-            call=lambda host: self.host.call(host, self._addresses[host]),
+            call=lambda host: self.host.call(host, self._addresses[host], self.mark_of(host)),
             token=self.host.token,
             run=self.name,
             rounds=prepared.experiment.rounds,
@@ -231,6 +259,8 @@ class HostRun:
             else:
                 held += msgspec.msgpack.decode(said["held"], type=Held)
         go: Any = frame.payload
+        if "hosts" in go:
+            self._settle(go["hosts"], go["marks"])
         for gone in go.get("gone", ()):
             self.peers.drop(gone)
         for since, factor in zip(go.get("rates_since", ()), go.get("rate_factors", ()), strict=True):
@@ -296,6 +326,8 @@ class HostRun:
             elif frame.tag == "gone" and self.peers is not None:
                 self.peers.drop(said["host"])
                 stage.lose(said["host"])
+            elif frame.tag == "moved":
+                self._move(int(said["host"]), str(said["address"]), str(said["mark"]))
             elif frame.tag == "here" and self.peers is not None:
                 self.peers.take_up(said["host"])
             elif frame.tag == "die":

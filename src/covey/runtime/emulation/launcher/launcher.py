@@ -20,10 +20,10 @@ from covey.parts import errors, kinds
 from covey.parts.errors import CoveyError, RunError
 from covey.parts.parameters import to_table
 from covey.runtime.emulation.host.run import Orders
-from covey.runtime.emulation.launcher.makers import Maker, Wanted
+from covey.runtime.emulation.launcher.makers import HostEnded, HostGone, Maker, Wanted
 from covey.runtime.emulation.launcher.records import Records
 from covey.runtime.emulation.launcher.recovery import Recovery
-from covey.runtime.emulation.launcher.remote import Condition, HostEnded, HostGone, Remote
+from covey.runtime.emulation.launcher.remote import Condition, Remote
 from covey.runtime.emulation.launcher.reports import Reports
 from covey.runtime.emulation.launcher.sampling import Sampling
 from covey.runtime.emulation.transport.connection import loop_time
@@ -37,7 +37,7 @@ from covey.runtime.runs.schema import NETWORK, STOPPED
 from covey.runtime.snapshots import pack
 
 if TYPE_CHECKING:
-    from covey.runtime.emulation.emulation import Emulation
+    from covey.runtime.emulation.hosted import Hosted
 
 _STUCK = 10.0
 """Seconds without progress after which hosts that should stop after a common round stop at once."""
@@ -63,7 +63,7 @@ class Launcher:
     def __init__(
         self,
         prepared: Prepared,
-        settings: "Emulation",
+        settings: "Hosted",
         writer: RunWriter | None,
         progress: Callable[[Progress], None] | None,
         checkpoint: Payload | None,
@@ -94,7 +94,7 @@ class Launcher:
         """The task of `run`."""
         self._folder = tempfile.TemporaryDirectory(prefix="covey-")
         self._maker: Maker | None = None
-        self._token, self._certificates = settings.trust()
+        self._trust = settings.trust()
         self._tasks: set[asyncio.Task[None]] = set()
         prepared.callbacks.attach(self.stop_early, self.scale_learning_rate)
 
@@ -255,7 +255,9 @@ class Launcher:
             nodes[owner].append(node)
         folder, writer = Path(self._folder.name), self.writer
         logs = (lambda: folder) if writer is None else writer.logs
-        wanted = Wanted(len(nodes), self._token, folder, logs, self.prepared.modules())
+        wanted = Wanted(
+            len(nodes), self._trust.token, folder, logs, self.prepared.modules(), authority=self._trust.authority
+        )
         self._maker = maker = self.settings.maker(wanted)
         log = wanted.log if maker.starts else lambda number: None
         self.hosts = [Remote(number, own, maker, log(number)) for number, own in enumerate(nodes)]
@@ -333,6 +335,8 @@ class Launcher:
             await asyncio.sleep(_HEARTBEAT)
             for host in self.hosts:
                 host.send("heartbeat", {})
+            if self._maker is not None:
+                self._maker.check()
 
     async def prepare(self, host: Remote, late: float, *, returning: bool) -> None:
         """Call a host, send its orders, and wait until it is ready.
@@ -341,19 +345,20 @@ class Launcher:
             HostGone: it does not become ready in time.
         """
         hint = ""
-        if self._certificates is None and not host.maker.starts:
+        if self._trust.certificates is None and not host.maker.starts:
             hint = "; if it has certificates, 'certs' of the engine must name the launcher's"
         try:
             async with asyncio.timeout_at(late):
                 caller = Caller(self.run_name, LAUNCHER)
-                connection = await host.reach(self._token, caller, self._certificates, hint)
+                connection = await host.reach(self._trust.token, caller, self._trust.certificates, hint)
                 connection.refused = lambda reason: self.fail(
-                    RunError(f"Host {host.number} at {host.address} sent a damaged frame ({reason}).")
+                    RunError(f"{host.named} sent a damaged frame ({reason}).")
                 )
                 host.connection, host.ready = connection, asyncio.get_running_loop().create_future()
                 host.condition, host.problem = Condition(), "it does not become ready"
                 connection.listen(lambda frame: self.reports.take(host, connection, frame), wire.DEFAULT)
                 connection.lost.add_done_callback(lambda _: self.recovery.on_lost(host, connection))
+                await self._all_placed(host)
                 host.send("orders", {"orders": msgspec.msgpack.encode(self._orders())})
                 await host.ready
         except TimeoutError:
@@ -372,9 +377,17 @@ class Launcher:
                 host.send("mail", {"held": msgspec.msgpack.encode(held)})
                 await connection.has_room()
 
+    async def _all_placed(self, host: Remote) -> None:
+        """Wait until the addresses of all hosts are known, which one of them gets with its orders."""
+        while any(other.address is None for other in self.hosts):
+            host.problem = "it waits for the others"
+            await asyncio.sleep(0.02)
+            host.check_alive()
+
     def _missing(self, late: Remote) -> HostGone:
         absent = [host for host in self.hosts if host is late or not (host.begun or host.done or host.is_ready)]
-        names = ", ".join(f"{host.number} at {host.address} ({host.problem})" for host in absent)
+        where = ((host, "" if host.address is None else f" at {host.address}") for host in absent)
+        names = ", ".join(f"{host.number}{place} ({host.problem})" for host, place in where)
         return HostGone(
             f"{len(absent)} of {len(self.hosts)} hosts are missing after {self.settings.wait:g} seconds: {names}."
         )
@@ -391,14 +404,24 @@ class Launcher:
             tables["task"] = to_table(experiment.task.portable(Path(self._folder.name, "task") if shares else None))
         return tables
 
+    def addresses(self) -> list[str]:
+        """The present address of every host."""
+        return [str(host.address) for host in self.hosts]
+
+    def marks(self) -> list[str]:
+        """The mark of the present certificate of every host; nothing for all if hosts do not move."""
+        found = [host.maker.mark(host.number) for host in self.hosts]
+        return found if any(found) else []
+
     def _orders(self) -> Orders:
         settings, maker = self.settings, self.hosts[0].maker
         return Orders(
             experiment=self._experiment,
             owners=self.owners,
-            hosts=[str(other.address) for other in self.hosts],
-            folders=kinds.searched() if maker.shares_files else [],
-            data=str(self.prepared.data) if maker.shares_files else None,
+            hosts=self.addresses(),
+            marks=self.marks(),
+            folders=kinds.searched() if maker.shares_files or maker.same_paths else [],
+            data=str(self.prepared.data) if maker.shares_files or maker.same_paths else None,
             workers=settings.workers_of(len(self.hosts)),
             device=settings.device,
             kernel=settings.kernel,

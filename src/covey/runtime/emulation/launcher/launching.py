@@ -15,12 +15,12 @@ from covey.runtime.prepared import Prepared
 from covey.runtime.runs import RunWriter
 
 if TYPE_CHECKING:
-    from covey.runtime.emulation.emulation import Emulation
+    from covey.runtime.emulation.hosted import Hosted
 
 
 def launch(
     prepared: Prepared,
-    settings: "Emulation",
+    settings: "Hosted",
     writer: RunWriter | None,
     progress: Callable[[Progress], None] | None,
     checkpoint: Payload | None,

@@ -22,7 +22,7 @@ from typing import NoReturn, Protocol
 
 import msgspec
 
-from covey.runtime.emulation.launcher.makers import UNKNOWN, Wanted
+from covey.runtime.emulation.launcher.makers import UNKNOWN, Maker, Wanted
 from covey.runtime.emulation.transport.address import Address
 from covey.runtime.interpreter import command
 
@@ -67,7 +67,7 @@ def can_fork() -> bool:
     return True
 
 
-class Processes:
+class Processes(Maker):
     """A maker of processes on this machine.
 
     Args:

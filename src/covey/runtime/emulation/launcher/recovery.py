@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from covey.messages.payloads import Payload
 from covey.network.faults import Strike, strikes
 from covey.parts.errors import CoveyError
-from covey.runtime.emulation.launcher.remote import HostEnded, HostGone, Remote
+from covey.runtime.emulation.launcher.makers import HostEnded, HostGone
+from covey.runtime.emulation.launcher.remote import Remote
 from covey.runtime.emulation.transport.connection import Connection, loop_time
 from covey.runtime.runs.schema import NETWORK
 from covey.runtime.snapshots import Snapshot
@@ -59,7 +60,9 @@ class Recovery:
         since, factors = [since for since, _ in rates], [factor for _, factor in rates]
         posted = self.records.posted() if launcher.prepared.keeps_mail else []
         words: Payload = {"elapsed": launcher.now, "returning": returning, "gone": gone, "posted": posted}
-        host.send("go", {**words, "rates_since": since, "rate_factors": factors})
+        # Others may have come back elsewhere since the host got its orders.
+        places = {"hosts": launcher.addresses(), "marks": launcher.marks()} if launcher.marks() else {}
+        host.send("go", {**words, "rates_since": since, "rate_factors": factors, **places})
         self._pause(host)
 
     def on_lost(self, host: Remote, connection: Connection) -> None:
@@ -83,7 +86,7 @@ class Recovery:
         self.records.checkpoints.void_cut()
         self.records.event(self.launcher.now, NETWORK, "host lost", f"host {host.number}{host.ending()}")
         if not host.done and not self.launcher.interrupted and self.launcher.prepared.waits_for_all:
-            self.roll_back(f"Host {host.number} at {host.address} is gone{host.ending()}.")
+            self.roll_back(f"{host.named} is gone{host.ending()}.")
             return
         for node in host.nodes:
             self.records.event(self.launcher.now, node, "left", f"host {host.number} is gone")
@@ -154,14 +157,11 @@ class Recovery:
 
     def _come_back(self, host: Remote) -> None:
         if not host.struck:
-            reason = f"Host {host.number} at {host.address} is gone{host.ending()}."
+            reason = f"{host.named} is gone{host.ending()}."
             if not self._may_restart(host.restarted, reason):
                 return
             if not host.maker.starts:
-                self.records.notice = (
-                    f"Host {host.number} at {host.address} is gone. "
-                    f"The launcher calls it for {self.settings.wait:g} seconds."
-                )
+                self.records.notice = f"{host.named} is gone. The launcher calls it for {self.settings.wait:g} seconds."
                 self.records.show()
         host.coming = self._later(self._bring_back(host))
 
@@ -169,6 +169,14 @@ class Recovery:
         for other in self.launcher.hosts:
             if other is not host and other.begun:
                 other.send(tag, {"host": host.number})
+
+    def _say_moved(self, host: Remote) -> None:
+        """Tell the others the address and the certificate of a host that came back, if they are new."""
+        mark = host.maker.mark(host.number)
+        if mark:
+            for other in self.launcher.hosts:
+                if other is not host and other.begun:
+                    other.send("moved", {"host": host.number, "address": str(host.address), "mark": mark})
 
     def give_up(self, host: Remote) -> None:
         """Handle a host that does not return."""
@@ -207,6 +215,7 @@ class Recovery:
         finally:
             if host.coming is asyncio.current_task():
                 host.coming = None
+        self._say_moved(host)
         self.go(host, returning=True)
         self.records.event(launcher.now, NETWORK, "host returned", f"host {host.number}")
         self._send_to_others(host, "here")

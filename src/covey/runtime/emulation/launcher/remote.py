@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from covey.messages.payloads import Payload
 from covey.parts.errors import RunError, WireError
 from covey.runtime.emulation.host.host import open_connection
-from covey.runtime.emulation.launcher.makers import UNKNOWN, Maker
+from covey.runtime.emulation.launcher.makers import HostEnded, HostGone, Maker
 from covey.runtime.emulation.transport.address import Address
 from covey.runtime.emulation.transport.connection import Connection, loop_time
 from covey.runtime.emulation.transport.handshake import Caller, greet, say
@@ -19,18 +19,8 @@ if TYPE_CHECKING:
     from covey.runtime.emulation.transport.certificates import Certificates
 
 
-class HostGone(RunError):
-    """The error that a host does not answer."""
-
-
-class HostEnded(HostGone):
-    """The error that a host ended before it was ready. A restart may help."""
-
-
 _PASSING = {"closed", "silent", "busy", "tls-silent", "tls-broken-off"}
 """The reasons for which a call may succeed a little later."""
-_ENDING = 0.25
-"""The seconds within which a process that lost its connections should have ended."""
 
 
 @dataclass
@@ -92,6 +82,10 @@ class Remote:
     holds: int | None = None
     """The last round of its nodes, once it lets none begin another."""
     condition: Condition = field(default_factory=Condition)
+    logged: int = 0
+    """The length of the log that it has sent."""
+    peak: float = 0.0
+    """The greatest memory that it reported, in bytes."""
 
     @property
     def is_ready(self) -> bool:
@@ -100,23 +94,12 @@ class Remote:
         return ready is not None and ready.done() and not ready.cancelled() and ready.exception() is None
 
     def ending(self) -> str:
-        """The reason why its process has ended, after a colon: a signal, or the last line of the log after a failure.
-
-        Its connections end a moment before its process.
-        """
-        late = monotonic() + _ENDING
+        """The reason why its process has ended, after a colon. Its connections end a moment before its process."""
+        late = monotonic() + self.maker.ends_within
         while self.maker.starts and self.maker.poll(self.number) is None and monotonic() < late:
             sleep(0.005)
-        status = self.maker.poll(self.number)
-        if self.log is None or not status or status == UNKNOWN:
-            return ""
-        if status < 0:
-            return f": killed by signal {-status}"
-        try:
-            lines = self.log.read_text(errors="replace").strip().splitlines()
-        except OSError:
-            return ""
-        return f": {lines[-1]}" if lines else ""
+        words = self.maker.last_words(self.number, self.log, nodes=len(self.nodes), peak=self.peak)
+        return f": {words}" if words else ""
 
     def send(self, tag: str, payload: Payload) -> None:
         """Send a frame to it, if it is connected."""
@@ -140,9 +123,15 @@ class Remote:
     # ------------------------------------------------------------------ its process
 
     @property
-    def address(self) -> Address:
-        """The address at which it listens."""
+    def address(self) -> Address | None:
+        """The address at which it listens; None until it is known."""
         return self.maker.address(self.number)
+
+    @property
+    def named(self) -> str:
+        """Its number and address, for messages."""
+        address = self.address
+        return f"Host {self.number}" if address is None else f"Host {self.number} at {address}"
 
     def start(self) -> None:
         """Start its process.
@@ -204,9 +193,16 @@ class Remote:
         """
         while True:
             self.check_alive()
+            address = self.address
+            if address is None:
+                self.problem = self.maker.problem(self.number) or self.problem
+                await asyncio.sleep(0.02)
+                continue
             connection = greeting = None
             try:
-                connection = await open_connection(self.number, self.address, token, certificates, lambda reason: None)
+                connection = await open_connection(self.number, address, token, certificates, lambda reason: None)
+                if certificates is not None:
+                    certificates.hold_to_mark(connection, self.maker.mark(self.number))
                 greeting = asyncio.create_task(greet(connection, token, caller, self.number))
                 while not greeting.done():
                     # A process that imports torch takes seconds to answer. One that has died never does.
@@ -223,7 +219,7 @@ class Remote:
                 if isinstance(error, WireError):
                     self.problem = f"{error.detail} ({error.reason})" + (hint if error.reason == "silent" else "")
                     if error.reason not in _PASSING:
-                        raise HostGone(f"Host {self.number} at {self.address}: {self.problem}.") from error
+                        raise HostGone(f"{self.named}: {self.problem}.") from error
                 elif isinstance(error, OSError):
                     refused = isinstance(error, ConnectionRefusedError)
                     self.problem = "no process listens there" if refused else str(error) or "it does not answer"

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _IN_WORDS = {"parameters": "number of parameters", "data": "data set", "partition": "partition", "start": "start"}
 """The facts that must be equal at all hosts."""
+_LOG = 10 << 20
+"""The greatest length of the log that a host sends."""
 
 
 class Reports:
@@ -96,9 +98,17 @@ class Reports:
     def _on_heartbeat(self, host: Remote, frame: wire.Frame) -> None:
         said: Any = frame.payload
         figures = self._launcher.records.take_health(host.number, said["time"], said["figures"])
+        host.peak = max(host.peak, figures.get("memory", 0.0))
         queued = figures.get("send_queue", 0.0) + figures.get("uplink_queue", 0.0)
         condition = {name: said[name] for name in ("acting", "idle", "waits", "evaluates")}
         host.condition = msgspec.convert({"at": loop_time(), "queued": queued, **condition}, Condition)
+
+    def _on_log(self, host: Remote, frame: wire.Frame) -> None:
+        text = msgspec.convert(frame.payload["text"], str)
+        host.logged += len(text)
+        if host.log is not None and host.logged <= _LOG:
+            with open(host.log, "a", encoding="utf-8") as log:
+                log.write(f"{text}\n")
 
     def _on_holds(self, host: Remote, frame: wire.Frame) -> None:
         host.holds = msgspec.convert(frame.payload["round"], int)

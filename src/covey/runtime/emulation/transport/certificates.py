@@ -8,6 +8,7 @@ import ipaddress
 import os
 import secrets
 import ssl
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,13 +16,14 @@ from pathlib import Path
 from typing import Self
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from covey.parts.errors import ConfigurationError, RunError, WireError
+from covey.runtime.emulation.transport import tls
 from covey.runtime.emulation.transport.address import Address, check_meetings
 from covey.runtime.emulation.transport.connection import Connection
 from covey.runtime.emulation.transport.handshake import LAUNCHER, title
@@ -41,6 +43,8 @@ class Certificates:
 
     owner: str
     """The owner: "launcher", or "host-" and a number."""
+    mark: str
+    """The mark of the certificate; see `tls.mark`."""
     served: ssl.SSLContext
     """The TLS context for callers."""
     calling: ssl.SSLContext
@@ -59,7 +63,8 @@ class Certificates:
             own = x509.load_pem_x509_certificate((folder / _CERTIFICATE).read_bytes())
             open_private(folder / _KEY, "key").close()
             (name,) = own.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-            made = cls(str(name.value), cls._context(folder, server=True), cls._context(folder, server=False))
+            shown = tls.mark(own.public_bytes(Encoding.DER))
+            made = cls(str(name.value), shown, cls._context(folder, server=True), cls._context(folder, server=False))
             problem = _problem(own, authority)
         except OSError as error:  # An error of TLS is one, too.
             problem = f"{error.strerror}: {error.filename}" if error.filename else str(error)
@@ -100,6 +105,19 @@ class Certificates:
         if shown != due:
             raise WireError("certificate-other-host", f"it shows the certificate of {shown} instead of that of {due}")
 
+    @staticmethod
+    def hold_to_mark(connection: Connection, mark: str) -> None:
+        """Check that the other side of a connection shows the certificate with a mark, if there is one.
+
+        A host that came back elsewhere has a new certificate. The old one may be in the hands of a process that was
+        given up and still runs.
+
+        Raises:
+            WireError: its certificate has been replaced.
+        """
+        if mark and connection.shown_mark != mark:
+            raise WireError("certificate-replaced", "it shows a certificate that another one has replaced")
+
 
 def _problem(own: x509.Certificate, authority: x509.Certificate) -> str | None:
     """The reason why machines with the same authority will not accept a certificate, or None."""
@@ -109,6 +127,36 @@ def _problem(own: x509.Certificate, authority: x509.Certificate) -> str | None:
         return f"{_CERTIFICATE} is not of {_AUTHORITY}"
     expired = own.not_valid_after_utc
     return f"they expired on {expired:%Y-%m-%d}" if expired < datetime.now(UTC) else None
+
+
+@dataclass(frozen=True)
+class Issued:
+    """The answer to a request for a certificate, in PEM."""
+
+    certificate: bytes
+    authority: bytes
+    mark: str
+    """The mark of the certificate; see `tls.mark`."""
+
+
+class Request:
+    """A host's new key, which never leaves its process, and the request for a certificate of it."""
+
+    def __init__(self) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+
+    def pem(self) -> bytes:
+        """The request. The authority decides on the name and the address."""
+        made = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(self._key, SHA256())
+        return made.public_bytes(Encoding.PEM)
+
+    def accept(self, certificate: bytes, authority: bytes) -> Certificates:
+        """The certificates of the host, with the answer of an authority."""
+        with tempfile.TemporaryDirectory(prefix="covey-") as name:  # Python reads keys from files only.
+            folder = Path(name)
+            _write_key(folder, self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+            _write_certificates(folder, certificate, authority)
+            return Certificates.load(folder)
 
 
 class Authority:
@@ -136,6 +184,32 @@ class Authority:
             address: the address of the host.
         """
         key = ec.generate_private_key(ec.SECP256R1())
+        own = self._certify(key.public_key(), who, address)
+        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        _write_key(folder, private)
+        _write_certificates(folder, own.public_bytes(Encoding.PEM), self.certificate.public_bytes(Encoding.PEM))
+
+    def answer(self, request: bytes, who: int, address: Address) -> Issued:
+        """The certificate for a request that a host has made. Only the request's public key is used.
+
+        Raises:
+            WireError: it is not a request, or not signed with the key that belongs to it.
+        """
+        try:
+            asked = x509.load_pem_x509_csr(request)
+            key = asked.public_key()
+            right = asked.is_signature_valid and isinstance(key, ec.EllipticCurvePublicKey)
+        except (ValueError, UnsupportedAlgorithm):
+            right = False
+        if not right:
+            raise WireError("bad-request", f"{title(who)} sent no valid request for a certificate")
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        own = self._certify(key, who, address)
+        shown = tls.mark(own.public_bytes(Encoding.DER))
+        return Issued(own.public_bytes(Encoding.PEM), self.certificate.public_bytes(Encoding.PEM), shown)
+
+    def _certify(self, key: ec.EllipticCurvePublicKey, who: int, address: Address | None) -> x509.Certificate:
+        """The certificate of the launcher, or of a host at an address."""
         purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
         extensions: list[x509.ExtensionType] = []
         if address is not None:
@@ -143,11 +217,7 @@ class Authority:
             extensions.append(x509.SubjectAlternativeName([_general_name(address)]))
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, title(who))])
         extensions += [x509.ExtendedKeyUsage(purposes), x509.BasicConstraints(ca=False, path_length=None)]
-        own = self._sign(name, key.public_key(), *extensions)
-        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        _write(folder / _KEY, private, mode=0o600)
-        _write(folder / _CERTIFICATE, own.public_bytes(Encoding.PEM))
-        _write(folder / _AUTHORITY, self.certificate.public_bytes(Encoding.PEM))
+        return self._sign(name, key, *extensions)
 
     def _sign(
         self,
@@ -242,6 +312,17 @@ def _general_name(address: Address) -> x509.GeneralName:
         raise ConfigurationError(
             f"The host of the address {address} must be an IP address or a name: {error}"
         ) from error
+
+
+def _write_key(folder: Path, key: bytes) -> None:
+    """Write a key in PEM into a folder of certificates."""
+    _write(folder / _KEY, key, mode=0o600)
+
+
+def _write_certificates(folder: Path, own: bytes, authority: bytes) -> None:
+    """Write the certificate of a machine and that of the authority, in PEM, into a folder."""
+    _write(folder / _CERTIFICATE, own)
+    _write(folder / _AUTHORITY, authority)
 
 
 def _write(file: Path, content: bytes, mode: int = 0o644) -> None:

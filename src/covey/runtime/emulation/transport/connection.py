@@ -147,6 +147,12 @@ class Connection(asyncio.BufferedProtocol):
         return tls.named_by(self._transport.get_extra_info("ssl_object"))
 
     @property
+    def shown_mark(self) -> str:
+        """The mark of the certificate that the other side showed."""
+        assert self._transport is not None
+        return tls.mark_of(self._transport.get_extra_info("ssl_object"))
+
+    @property
     def is_made(self) -> bool:
         """True if it was ever established."""
         return self._transport is not None

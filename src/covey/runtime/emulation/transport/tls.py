@@ -1,6 +1,7 @@
 """The owner of a TLS certificate, and the reasons of failed TLS handshakes."""
 
 import ssl
+from hashlib import sha256
 from typing import Any
 
 from covey.parts.errors import WireError
@@ -28,6 +29,16 @@ def named_by(known: ssl.SSLObject) -> str | None:
     shown: Any = known.getpeercert() or {}
     names = [value for entry in shown.get("subject", ()) for key, value in entry if key == "commonName"]
     return names[0] if len(names) == 1 else None
+
+
+def mark(certificate: bytes) -> str:
+    """The mark of a certificate in DER: its SHA-256. Two certificates of one owner have different marks."""
+    return sha256(certificate).hexdigest()
+
+
+def mark_of(known: ssl.SSLObject) -> str:
+    """The mark of the certificate that the other side showed."""
+    return mark(known.getpeercert(binary_form=True) or b"")
 
 
 def why(error: Exception) -> WireError:
