@@ -171,7 +171,7 @@ def test_a_data_folder_that_a_machine_does_not_have_is_named(machines, tmp_path)
 
     made = prepare(prepared, **prepared.engine.compute_settings())
     (data / "x.csv").unlink()
-    with pytest.raises(covey.CoveyError, match=r"x\.csv.*machine .* of host \d"):
+    with pytest.raises(covey.CoveyError, match=r"x\.csv.*\(on the machine [\d.]+ of host \d\)"):
         made.experiment.engine.execute(made)
 
 

@@ -57,7 +57,10 @@ class Reports:
     def _on_failed(self, host: Remote, frame: wire.Frame) -> None:
         kind = getattr(errors, str(frame.payload["kind"]), RunError)
         known = isinstance(kind, type) and issubclass(kind, CoveyError) and kind is not WireError
-        raise (kind if known else RunError)(str(frame.payload["text"]))
+        text = str(frame.payload["text"])
+        if host.maker.same_paths and host.address is not None:
+            text = f"{text.removesuffix('.')} (on the machine {host.address.host} of host {host.number})."
+        raise (kind if known else RunError)(text)
 
     def _on_sample(self, host: Remote, frame: wire.Frame) -> None:
         sampling = self._launcher.sampling
