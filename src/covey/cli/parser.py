@@ -244,6 +244,21 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     host.add_argument("--once", action="store_true", help="end after one run, or after a minute without a launcher")
 
+    cluster = add(
+        "cluster",
+        _lazily("clustering", "cluster"),
+        "Check the machines of a Ray cluster: their cores, GPUs and versions, and how fast they answer.",
+        "covey cluster check --address 10.0.0.1:6379",
+    )
+    cluster.add_argument("what", choices=("check",), help="what to do: check")
+    cluster.add_argument(
+        "--address", help="the address of its head (default: RAY_ADDRESS or, without one, Ray is started here)"
+    )
+    cluster.add_argument(
+        "--wait", metavar="SECONDS", type=float, default=60.0, help="the time in which each must answer (default: 60)"
+    )
+    cluster.add_argument("--json", action="store_true", help="print JSON")
+
     attack = add(
         "attack",
         _lazily("attacking", "attack"),

@@ -6,7 +6,7 @@ from typing import Any
 from covey.parts.errors import one_line
 from covey.runtime.cluster.session import library
 
-_USED = re.compile(r"([\d.]+)\s*GB\s*/\s*([\d.]+)\s*GB.*?threshold of ([\d.]+)", re.DOTALL)
+_USED = re.compile(r"([\d.]+)\s*GB\s*/\s*([\d.]+)\s*GB.*?threshold of (\d+(?:\.\d+)?)", re.DOTALL)
 """The memory of a machine in the message of Ray's memory monitor."""
 _MODULE = re.compile(r"No module named '([\w.]+)'")
 _SPARE = 0.9
