@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import covey
+from covey.cli import main
 from covey.parts.errors import ConfigurationError, RunError
 from covey.runtime.runs import Run
 from tests.programs.counted import COUNTS, Counted, objects
@@ -175,6 +176,30 @@ def test_a_data_folder_that_a_machine_does_not_have_is_named(machines, tmp_path)
         made.experiment.engine.execute(made)
 
 
+@pytest.mark.parametrize("actors", [1, 2, 3])
+def test_a_simulation_is_the_same_whatever_the_number_of_actors(machines, tmp_path, actors):
+    engine = {"kind": "simulation", "workers": "ray", "actors": actors, "spread": "always"}
+    run = covey.run({**TABLES, "engine": engine}, out=tmp_path / "spread")
+    assert np.array_equal(run.models, covey.run(TABLES, out=tmp_path / "alone").models)
+
+
+def test_logistic_regression_stays_where_it_is(machines):
+    found = covey.check({**TABLES, "engine": {"kind": "simulation", "workers": "ray", "actors": 2}})
+    assert float(found["expected"].split()[0]) < 1
+
+
+def test_the_machines_of_a_cluster_are_checked(machines, capsys):
+    assert main(["cluster", "check", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found) >= 3
+    for machine in found:
+        assert machine["problem"] is None
+        assert machine["call"] > 0
+        assert machine["bandwidth"] > 1e6
+        assert abs(machine["skew"]) < 0.1
+        assert machine["versions"]["covey"] == "0.1.0"
+
+
 SCRIPT = """
 import json, sys, covey
 try:
@@ -237,3 +262,12 @@ def test_more_cores_than_this_machine_has_are_refused_at_once(tmp_path):
     assert "ConfigurationError 6 hosts ask for 24 cores of " in said
     assert "'nodes_per_process'" in said
     assert ConfigurationError.__name__ in said
+
+
+def test_a_host_that_takes_too_much_memory_is_named_with_its_peak(tmp_path):
+    tables = {**LONG, "rounds": 3000, "engine": {"kind": "cluster", "nodes_per_process": 6, "restarts": 0}}
+    # Ray's memory monitor acts as soon as a machine uses this much, which it does at once.
+    said = alone(
+        tables, tmp_path / "run", env={"RAY_memory_usage_threshold": "0.02", "RAY_memory_monitor_refresh_ms": "500"}
+    )
+    assert "killed by Ray for memory" in said

@@ -116,6 +116,8 @@ def check(
     notes = notes_on_cycles(chosen)
     if notes:
         found["notes"] = notes
+    if expected := chosen.engine.expected(prepared):
+        found["expected"] = expected
     if chosen.faults:
         found["faults"] = [fault.in_words() for fault in chosen.faults]
     return Checked(found, tuple(_lines(prepared, found, learns=learns)), f"experiment {chosen.name}: ok")
@@ -140,6 +142,8 @@ def _lines(prepared: Prepared, found: Mapping[str, Any], *, learns: bool) -> Ite
     if "rounds" in found:
         yield "rounds", found["rounds"]
     yield "native", found["native"]
+    if "expected" in found:
+        yield "workers", found["expected"]
     for words in found.get("faults", ()):
         yield "fault", words
     for words in found.get("notes", ()):

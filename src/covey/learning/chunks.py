@@ -85,7 +85,7 @@ def train_chunk(learner: "Learner", kernel: ModuleKernel, trainings: Sequence[Tr
             lr=rate,
             normaliser=kernel.optimizer.normaliser(steps[index], rate, work.proximal, guesses[index]),
             guesses=guesses[index],
-            used=partial(_label_counts, learner, targets, batches.samples[index]),
+            used=partial(label_counts_of, learner, targets, batches.samples[index]),
         )
         if training.gradient:
             training.buffers = model[learner.layout.averaged :].clone()
@@ -171,7 +171,7 @@ def _rows(
     return together(found) if found else None
 
 
-def _label_counts(learner: "Learner", targets: Tensor, samples: np.ndarray) -> np.ndarray | None:
+def label_counts_of(learner: "Learner", targets: Tensor, samples: np.ndarray) -> np.ndarray | None:
     """The number of samples of each class that a training used; None if targets are not classes."""
     if learner.data.objective != "classes" or targets.dtype != torch.int64:
         return None

@@ -30,13 +30,14 @@ from covey.learning.optimizers import Slots
 from covey.learning.protected import largest_update, mechanism_of
 from covey.learning.rehearsal import Rehearsal
 from covey.learning.running_node import RunningLearningNode
+from covey.learning.spread import Spread, answer
 from covey.messages import wire
 from covey.messages.payloads import Payload
 from covey.parts.errors import ProgramError, RunError
 from covey.parts.mechanisms import Mechanism
 from covey.parts.parameters import Setting
 from covey.parts.seeds import is_fresh
-from covey.runtime.task import LoadedTask, Request
+from covey.runtime.task import Crew, Gain, LoadedTask, Request
 
 if TYPE_CHECKING:
     from covey.runtime.running_node import RunningNode
@@ -386,6 +387,13 @@ class LoadedLearning(LoadedTask):
 
     def result(self, learned: Sequence[Learned]) -> Tensor:
         return torch.stack([computed(one.model) for one in learned]).cpu()
+
+    def spread(self, crew: Crew, *, here: int, always: bool = False) -> Gain:
+        self.learner = spread = Spread(self.learner, crew, here=here, always=always)
+        return spread.gain
+
+    def answer(self, given: Any) -> Any:
+        return answer(self.learner, given)
 
     def close(self) -> None:
         for learner in (self.learner, *self.further.values()):

@@ -121,6 +121,10 @@ class Engine(Part):
         """The way in which rounds are computed, for `covey check`; None if there is only one."""
         return None
 
+    def expected(self, prepared: "Prepared") -> str | None:
+        """A measured expectation of a run's speed, in words, for `covey check`; None if there is none."""
+        return None
+
     def check_checkpoint(self, prepared: "Prepared", checkpoint: "Payload") -> None:
         """Refuse a checkpoint that is not one of an experiment.
 

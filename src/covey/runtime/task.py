@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 import numpy as np
 
 from covey.messages.payloads import Payload
+from covey.parts.errors import ConfigurationError
 from covey.parts.mechanisms import Mechanism
 from covey.parts.parameters import Part, Setting
 
@@ -93,6 +94,40 @@ class Task(Part):
             DataError, ConfigurationError: files are missing, or parts do not fit.
         """
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The expected gain of computing trainings in other processes."""
+
+    training: float
+    """The measured seconds of a training on one processor."""
+    way: float
+    """The measured seconds for which a model is under way, there and back."""
+    ratio: float
+    """The time of trainings here over that in the other processes."""
+
+    def in_words(self) -> str:
+        """The figures, in words."""
+        return (
+            f"{self.ratio:.2g} times the speed of this machine alone: a training takes {self.training * 1e3:.2g} ms, "
+            f"and its model {self.way * 1e3:.2g} ms there and back"
+        )
+
+
+class Crew(Protocol):
+    """Other processes that compute trainings. They keep nothing from one to the next."""
+
+    count: int
+    """The number of processes."""
+    processors: int
+    """The number of processors of all."""
+
+    def train(self, given: Mapping[int, Any]) -> Mapping[int, Any]:
+        """The results of processes for what each is given, by their numbers."""
+
+    def way(self, models: np.ndarray) -> float:
+        """The measured seconds that models take to a process and back."""
 
 
 class Summary(Protocol):
@@ -284,6 +319,23 @@ class LoadedTask(ABC):
     @abstractmethod
     def result(self, learned: Sequence[Any]) -> Any:
         """The learned results of all nodes, for the run; or None."""
+
+    def spread(self, crew: Crew, *, here: int, always: bool = False) -> Gain:
+        """Let a crew compute trainings where that is faster, or always. Returns the expected gain.
+
+        Args:
+            crew: the other processes.
+            here: the number of this machine's processors that would compute instead.
+            always: whether trainings leave this process even where that is slower.
+
+        Raises:
+            ConfigurationError: the task has no trainings that leave a process.
+        """
+        raise ConfigurationError("The 'workers' of the engine must be a number: the nodes learn nothing. Got 'ray'.")
+
+    def answer(self, given: Any) -> Any:
+        """The results of the trainings that a process of a crew is given."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Stop threads."""

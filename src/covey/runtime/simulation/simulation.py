@@ -1,7 +1,7 @@
 """The engine `simulation`: its settings, and the execution of a run."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
 
 from covey.messages.payloads import Payload
@@ -16,6 +16,7 @@ from covey.runtime.simulation.arrays import ArrayRounds, against, can_restore, t
 from covey.runtime.simulation.arrays.memory import check_memory, has_room
 from covey.runtime.simulation.checkpoints import check, restore
 from covey.runtime.simulation.world import World
+from covey.runtime.task import Gain
 
 
 class Simulation(Engine):
@@ -23,10 +24,21 @@ class Simulation(Engine):
 
     kind = "simulation"
     device: str = param("The device that computes: cpu, cuda, cuda:1 ...", default="cpu")
-    workers: int | None = param(
-        "The number of threads that compute; by default, one per processor. It does not change results.",
+    workers: int | Literal["ray"] | None = param(
+        'The number of threads that compute; by default, one per processor. With "ray", the actors of a Ray cluster '
+        "compute trainings where that is faster. It does not change results.",
         default=None,
         ge=1,
+    )
+    actors: int | None = param(
+        'The number of actors of workers = "ray"; by default one for each machine or, on GPUs, for each GPU.',
+        default=None,
+        ge=1,
+    )
+    spread: Literal["measured", "always"] = param(
+        'With workers = "ray": whether trainings leave this process where a measurement says that it is faster, or '
+        "always.",
+        default="measured",
     )
     chunk: int = param("The nodes that are computed together; 0 is the kernel's choice.", default=0, ge=0)
     kernel: Literal["auto", "stacked", "module", "vmap"] = param("The tensor program that trains.", default="auto")
@@ -37,13 +49,15 @@ class Simulation(Engine):
     )
 
     def compute_settings(self) -> dict[str, Any]:
-        workers = self.workers or default_workers()
+        workers = default_workers() if self.workers in (None, "ray") else self.workers
         return {"device": self.device, "workers": workers, "chunk": self.chunk, "kernel": self.kernel}
 
     def against_arrays(self, prepared: Prepared) -> str | None:
         """The reason why rounds are computed as events, as the end of a sentence; None if as arrays."""
         if self.rounds == "events":
             return "the engine's 'rounds' say so"
+        if self.workers == "ray":
+            return "its 'workers' are actors"
         why_not = against(prepared)
         return why_not if why_not or self.rounds == "arrays" else too_few(prepared)
 
@@ -59,6 +73,24 @@ class Simulation(Engine):
     def rounds_in_words(self, prepared: Prepared) -> str | None:
         why_not = self.against_arrays(prepared)
         return "as arrays of all nodes" if why_not is None else f"as events of single nodes: {why_not}"
+
+    @contextmanager
+    def _spread(self, prepared: Prepared) -> Iterator[Gain | None]:
+        """Let the actors of a cluster compute trainings, if this is wanted."""
+        if self.workers != "ray":
+            yield None
+            return
+        from covey.runtime.cluster.crew import crew_for
+
+        settings = {**self.compute_settings(), "chunk": self.chunk}
+        with crew_for(prepared, self.actors, settings) as crew:
+            yield prepared.task.spread(crew, here=default_workers(), always=self.spread == "always")
+
+    def expected(self, prepared: Prepared) -> str | None:
+        if self.workers != "ray":
+            return None
+        with prepared.task.at_work(), self._spread(prepared) as gain:
+            return None if gain is None else gain.in_words()
 
     def check_checkpoint(self, prepared: Prepared, checkpoint: Payload) -> None:
         super().check_checkpoint(prepared, checkpoint)
@@ -78,7 +110,7 @@ class Simulation(Engine):
                 if checkpoint is not None:
                     arrays.restore(checkpoint)
                 return arrays.run()
-        with prepared.task.at_work():
+        with prepared.task.at_work(), self._spread(prepared):
             world = World(prepared, writer, progress)
             if checkpoint is None:
                 if world.sampler is not None and writer is not None and prepared.experiment.observer is not None:
