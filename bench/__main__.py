@@ -28,6 +28,7 @@ NAMES = (
     "robust_inference",
     "emulation",
     "watch",
+    "cluster",
     "peers",
 )
 HEAD = """# Benchmarks
