@@ -17,6 +17,7 @@ import pytest
 import covey
 from covey.cli import main
 from covey.parts.errors import ConfigurationError, RunError
+from covey.runtime.prepared import prepare
 from covey.runtime.runs import Run
 from tests.programs.counted import COUNTS, Counted, objects
 from tests.programs.wandering import Chatting
@@ -82,6 +83,20 @@ def test_a_cluster_ends_as_the_simulation_and_the_emulation_do(machines, tmp_pat
         assert np.allclose(run.models, other.models, atol=1e-5)
         assert run.summary()["totals"] == other.summary()["totals"]
     assert "2 nodes begin" in (tmp_path / "cluster" / "logs" / "host-2.log").read_text()
+
+
+def test_data_are_shipped_to_machines_that_have_none(machines, tmp_path):
+    data = tmp_path / "x.csv"
+    data.write_text("a,b,y\n" + "".join(f"{index % 7},{index % 11},{index % 2}\n" for index in range(120)))
+    dataset = {"kind": "csv", "path": str(data), "target": "y"}
+    tables = {**TABLES, "task": {**TABLES["task"], "dataset": dataset}}
+    simulated = covey.run(tables, out=tmp_path / "simulated")
+    experiment = covey.Experiment.from_table(
+        {**tables, "engine": {"kind": "cluster", "nodes_per_process": 2, "ship": True}}
+    )
+    made = prepare(experiment, **experiment.engine.compute_settings())
+    data.unlink()
+    assert np.allclose(made.experiment.engine.execute(made).models, simulated.models, atol=1e-5)
 
 
 def test_no_message_passes_ray(machines, tmp_path, monkeypatch):
@@ -168,8 +183,6 @@ def test_a_data_folder_that_a_machine_does_not_have_is_named(machines, tmp_path)
     }
     (data / "x.csv").write_text("a,y\n" + "".join(f"{index / 7},{index % 2}\n" for index in range(40)))
     prepared = covey.Experiment.from_table({**tables, "engine": {"kind": "cluster", "nodes_per_process": 3}})
-    from covey.runtime.prepared import prepare
-
     made = prepare(prepared, **prepared.engine.compute_settings())
     (data / "x.csv").unlink()
     with pytest.raises(covey.CoveyError, match=r"x\.csv.*\(on the machine [\d.]+ of host \d\)"):

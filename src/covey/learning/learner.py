@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +41,9 @@ from covey.messages.ownership import own
 from covey.parts import rng
 from covey.parts.errors import ConfigurationError, CoveyError, ModelError, ProgramError, described
 from covey.parts.machine import demand
+
+if TYPE_CHECKING:
+    from covey.learning.shipping import Shipped
 
 _BYTES_AT_ONCE = 64_000_000
 """The memory of trained models that are computed ahead of their time."""
@@ -91,6 +94,10 @@ class Learner:
         self.label_counts = None if data.stream is not None else label_counts(data, parts)
         if self.label_counts is not None:
             self.label_counts.setflags(write=False)
+        self.dealt = parts if task.validation else None
+        """The samples of each node before some are kept for validation; None if none are."""
+        self.shipped: Shipped | None = None
+        """The data of this process, if they were shipped to it."""
         trained, validation = held_out(parts, task.validation, seed)
         self.parts = Parts(trained)
         if data.stream is not None:

@@ -30,6 +30,8 @@ from covey.learning.optimizers import Slots
 from covey.learning.protected import largest_update, mechanism_of
 from covey.learning.rehearsal import Rehearsal
 from covey.learning.running_node import RunningLearningNode
+from covey.learning.shipping import common
+from covey.learning.shipping import own as own_samples
 from covey.learning.spread import Spread, answer
 from covey.messages import wire
 from covey.messages.payloads import Payload
@@ -119,6 +121,8 @@ class LoadedLearning(LoadedTask):
 
     @cached_property
     def _digests(self) -> dict[str, str]:
+        if self.learner.shipped is not None:
+            return self.learner.shipped.digests
         if self.own is not None:
             found = {"data": self.own.digest}
         else:
@@ -387,6 +391,12 @@ class LoadedLearning(LoadedTask):
 
     def result(self, learned: Sequence[Learned]) -> Tensor:
         return torch.stack([computed(one.model) for one in learned]).cpu()
+
+    def common_shipment(self) -> Any:
+        return common(self.learner, self._digests)
+
+    def shipment(self, ids: Sequence[int]) -> Any:
+        return own_samples(self.learner, [self.indices[id] for id in ids if id in self.indices])
 
     def spread(self, crew: Crew, *, here: int, always: bool = False) -> Gain:
         self.learner = spread = Spread(self.learner, crew, here=here, always=always)

@@ -10,6 +10,7 @@ from covey.learning.dataset import Data, Location
 from covey.learning.datasets.checks import check
 from covey.learning.devices import device_named
 from covey.learning.learner import Learner
+from covey.learning.shipping import unpacked
 from covey.learning.task import LearningTask, Public
 from covey.parts.errors import ConfigurationError, CoveyError, DataError, described, quoted
 from covey.parts.parameters import Part, default_of
@@ -24,6 +25,11 @@ def load_learner(task: LearningTask, location: Location, *, seed: int, **engine:
         DataError, ConfigurationError: files are missing, or the partition or the model does not fit.
     """
     device_named(engine.get("device", "cpu"))
+    if location.shipped is not None:
+        shipped = unpacked(*location.shipped)
+        learner = Learner(task, shipped.data, shipped.parts, seed=seed, **engine)
+        learner.shipped, learner.label_counts = shipped, shipped.label_counts
+        return learner
     data = _made(task.dataset, Data, lambda: task.dataset.load_at(location))
     check(data, task.dataset.title())
     if data.own is not None:

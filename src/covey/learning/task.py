@@ -137,6 +137,6 @@ class LearningTask(Task):
         from covey.learning.loaded import LoadedLearning
         from covey.learning.loading import load_learner
 
-        location = Location(request.data, request.holders, request.here, request.local, request.quiet)
+        location = Location(request.data, request.holders, request.here, request.local, request.quiet, request.shipped)
         learner = load_learner(self, location, seed=request.experiment.seed, **request.compute)
         return LoadedLearning(learner, request)

@@ -291,6 +291,7 @@ def prepare(
     clock: str | None = None,
     here: Sequence[int] | None = None,
     local: Mapping[str, Any] | None = None,
+    shipped: tuple[Any, Any] | None = None,
     **compute: Any,
 ) -> Prepared:
     """Check an experiment, load its data and prepare its parts.
@@ -302,6 +303,7 @@ def prepare(
         clock: the time of the nodes' clocks; by default, that of the experiment's engine.
         here: the ids of the nodes whose samples this process has; by default, those that the engine names.
         local: the tables with this machine's own data; None if there are none.
+        shipped: the data that this process got in place of files, common to all and its own; None to load them.
         compute: the settings of computing, as arguments for the task.
 
     Raises:
@@ -315,7 +317,7 @@ def prepare(
     folder = data_folder(data)
     wanted = _task_of(experiment)
     here = experiment.engine.here() if here is None else here
-    request = Request(experiment, ids, folder, quiet, compute, here, local)
+    request = Request(experiment, ids, folder, quiet, compute, here, local, shipped)
     task = Nothing() if wanted is None else wanted.load(request)
     setting = task.informed(_setting(experiment, ids, clock))
     experiment.network.prepare(setting)

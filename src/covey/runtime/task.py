@@ -39,6 +39,7 @@ class Request:
         compute: the engine's settings of computing.
         here: the ids of the nodes whose samples this process has; None for all.
         local: the tables with this machine's own data; None if there are none.
+        shipped: what this process got from another one in place of files; see `LoadedTask.shipment`.
     """
 
     experiment: "Experiment"
@@ -48,6 +49,7 @@ class Request:
     compute: Mapping[str, Any]
     here: Sequence[int] | None = None
     local: Mapping[str, Any] | None = None
+    shipped: tuple[Any, Any] | None = None
 
 
 class Task(Part):
@@ -332,6 +334,18 @@ class LoadedTask(ABC):
             ConfigurationError: the task has no trainings that leave a process.
         """
         raise ConfigurationError("The 'workers' of the engine must be a number: the nodes learn nothing. Got 'ray'.")
+
+    def common_shipment(self) -> Any:
+        """The data that all processes of a run get in place of files.
+
+        Raises:
+            ConfigurationError: the data are not of a kind that can be shipped.
+        """
+        return None
+
+    def shipment(self, ids: Sequence[int]) -> Any:
+        """The data that only the process of some nodes gets."""
+        return None
 
     def answer(self, given: Any) -> Any:
         """The results of the trainings that a process of a crew is given."""

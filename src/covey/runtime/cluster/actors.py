@@ -58,6 +58,8 @@ class Actors(Maker):
         self._places = Places(ray, settings.bundle, wanted.count, settings.placement)
         self._hosts: dict[int, _Started] = {}
         self._head, self._silent = head(), 0
+        self._common = self._shipped(None)
+        """The reference of the data of all hosts, which Ray sends once to a machine; None if hosts load them."""
 
     def start(self, number: int) -> None:
         self.kill(number)
@@ -89,9 +91,26 @@ class Actors(Maker):
         assert authority is not None
         host.issued = issued = authority.answer(said["request"], number, address)
         host.serving = host.actor.serve.remote(
-            self._wanted.token, issued.certificate, issued.authority, self._settings.wait
+            self._wanted.token,
+            issued.certificate,
+            issued.authority,
+            self._settings.wait,
+            self._common,
+            self._shipped(number),
         )
         host.address = address
+
+    def _shipped(self, number: int | None) -> Any:
+        """The reference of what is shipped to a host or, with None, to all."""
+        if not self._settings.ship:
+            return None
+        try:
+            return self._ray.put(self._wanted.shipment(number))
+        except (self._ray.exceptions.ObjectStoreFullError, self._ray.exceptions.OutOfDiskError) as error:
+            raise RunError(
+                "The data do not fit into Ray's object store on this machine: start Ray with a larger "
+                "--object-store-memory, or leave 'ship' out and copy them to all machines."
+            ) from error
 
     def mark(self, number: int) -> str:
         host = self._hosts.get(number)

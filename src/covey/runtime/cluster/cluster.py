@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from covey.parts.errors import ConfigurationError
 from covey.parts.machine import default_workers
@@ -40,6 +40,11 @@ class Cluster(Hosted):
     gpus: float = param("The GPUs of a host; a fraction if several hosts share one.", default=0.0, ge=0)
     memory: float | None = param("The gigabytes of memory of a host; by default, any.", default=None, gt=0)
 
+    ship: bool = param(
+        "Whether hosts get the samples of their nodes and the test samples from this machine, instead of loading them.",
+        default=False,
+    )
+
     _run = "a cluster"
 
     @property
@@ -62,7 +67,8 @@ class Cluster(Hosted):
     @contextmanager
     def ready_for(self, nodes: int) -> Iterator[None]:
         count = self.count(nodes)
-        with connected(self.address, cores=default_workers()) as session:
+        store: dict[str, Any] = {"store": None} if self.ship else {}  # Ray's own default is a third of the memory.
+        with connected(self.address, cores=default_workers(), **store) as session:
             there = session.ray.cluster_resources()
             short = shortage(self.bundle, count, there)
             if short is not None and session.is_here:

@@ -4,7 +4,7 @@ import asyncio
 import importlib
 import logging
 import socket
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from covey.parts.errors import RunError
 from covey.runtime.cluster.session import library
@@ -47,13 +47,16 @@ class Member:
             "versions": versions(),
         }
 
-    def serve(self, token: bytes, certificate: bytes, authority: bytes, grace: float) -> None:
+    def serve(
+        self, token: bytes, certificate: bytes, authority: bytes, grace: float, common: Any = None, own: Any = None
+    ) -> None:
         """Serve one run.
 
         Args:
             token: the secret of the run.
             certificate, authority: the answer to the request, in PEM.
             grace: the seconds to wait for the launcher.
+            common, own: the data in place of files, those of all hosts and those of this one; None to load them.
 
         Raises:
             RunError: no launcher connected.
@@ -62,7 +65,10 @@ class Member:
         for name in self._modules:
             importlib.import_module(name)
         self._listening.setblocking(False)
-        made = Host(token, self._request.accept(certificate, authority), silence=SILENCE, sends_log=True)
+        shipped = None if common is None else (common, own)
+        made = Host(
+            token, self._request.accept(certificate, authority), silence=SILENCE, sends_log=True, shipped=shipped
+        )
         try:
             asyncio.run(made.serve(self._listening, once=True, grace=grace))
         except TimeoutError:

@@ -62,7 +62,9 @@ class Session:
 
 
 @contextmanager
-def connected(address: str | None, *, cores: int, gpus: int | None = None, store: int = _STORE) -> Iterator[Session]:
+def connected(
+    address: str | None, *, cores: int, gpus: int | None = None, store: int | None = _STORE
+) -> Iterator[Session]:
     """Connect to a cluster, or start Ray on this machine.
 
     A connection that this process has already is used, and left open.
@@ -71,7 +73,7 @@ def connected(address: str | None, *, cores: int, gpus: int | None = None, store
         address: the address of the head; by default, that of RAY_ADDRESS. Without any, Ray is started here.
         cores: the cores of Ray on this machine, if it is started.
         gpus: its GPUs; by default, all.
-        store: the bytes of its object store.
+        store: the bytes of its object store; None for a part of the memory.
 
     Raises:
         RunError: no cluster is at the address, or it does not fit this process.

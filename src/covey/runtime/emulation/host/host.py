@@ -53,6 +53,7 @@ class Host:
         silence: the seconds of silence after which a launcher counts as lost; None for never, if the system reports
             its end.
         local: the tables with this host's own data; None if it has none.
+        shipped: the data that it got in place of files; None to load them.
         sends_log: send the log of a run to its launcher, which has no file of it.
     """
 
@@ -65,9 +66,10 @@ class Host:
         silence: float | None = None,
         local: Mapping[str, Any] | None = None,
         sends_log: bool = False,
+        shipped: tuple[Any, Any] | None = None,
     ) -> None:
         self.token, self._certificates, self._patience, self.silence = token, certificates, patience, silence
-        self.local, self.sends_log = local, sends_log
+        self.local, self.sends_log, self.shipped = local, sends_log, shipped
         self.refused: Counter[str] = Counter()
         """The number of refused connections and frames, by reason."""
         self._strangers: dict[asyncio.Task[None], Connection] = {}

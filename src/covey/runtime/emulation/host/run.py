@@ -227,6 +227,7 @@ class HostRun:
             clock="real",
             here=nodes,
             local=self.host.local,
+            shipped=self.host.shipped,
             workers=orders.workers,
             device=orders.device,
             kernel=orders.kernel,

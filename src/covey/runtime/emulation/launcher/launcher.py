@@ -254,9 +254,16 @@ class Launcher:
         for node, owner in enumerate(self.owners):
             nodes[owner].append(node)
         folder, writer = Path(self._folder.name), self.writer
+        task = self.prepared.task
         logs = (lambda: folder) if writer is None else writer.logs
         wanted = Wanted(
-            len(nodes), self._trust.token, folder, logs, self.prepared.modules(), authority=self._trust.authority
+            len(nodes),
+            self._trust.token,
+            folder,
+            logs,
+            self.prepared.modules(),
+            shipment=lambda number: task.common_shipment() if number is None else task.shipment(nodes[number]),
+            authority=self._trust.authority,
         )
         self._maker = maker = self.settings.maker(wanted)
         log = wanted.log if maker.starts else lambda number: None

@@ -49,6 +49,8 @@ class Wanted:
     """Makes the folder for the hosts' logs, and returns it."""
     modules: list[str] = field(default_factory=list)
     """The modules that hosts need."""
+    shipment: Callable[[int | None], object] = lambda number: None
+    """Returns the data that a host gets in place of files; with None, those that all get."""
     authority: "Authority | None" = None
     """The authority that issues certificates for hosts when they start."""
 
