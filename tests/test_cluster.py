@@ -14,7 +14,7 @@ from covey.parts.errors import ConfigurationError, RunError
 from covey.runtime.cluster import endings, session
 from covey.runtime.cluster.placement import Bundle, shortage
 from covey.runtime.cluster.versions import difference, versions
-from covey.runtime.emulation.host.telling import told
+from covey.runtime.emulation.host.log import sent_to_launcher
 from covey.runtime.experiment import Experiment
 from covey.runtime.prepared import check
 
@@ -231,7 +231,7 @@ def test_the_log_of_a_host_is_sent_from_any_thread():
     async def log():
         control, logger = Control(), logging.getLogger("covey.host.tests")
         logger.setLevel(logging.INFO)
-        with told(logger, control):
+        with sent_to_launcher(logger, control):
             logger.info("here")
             await asyncio.to_thread(logger.warning, "two\nlines")
             await asyncio.sleep(0.01)

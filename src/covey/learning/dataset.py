@@ -72,7 +72,7 @@ class Location:
         here: the ids of those whose samples this process has; None for all.
         local: the tables with this machine's own data, where it has any.
         quiet: whether to show no progress bar while data are downloaded.
-        shipped: what this process got from another one in place of files: common to all, and its own.
+        shipped: the samples from another process, in place of files: common ones, and its own.
     """
 
     folder: Path

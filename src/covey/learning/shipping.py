@@ -33,7 +33,7 @@ class Shipped:
 
 
 def common(learner: Learner, digests: dict[str, str]) -> dict[str, Any]:
-    """What all processes get: the facts of the data set, its test samples, and who has which samples.
+    """The shipment of all processes: the facts of the data set, its test samples, and who has which samples.
 
     Raises:
         ConfigurationError: the data are not of a kind that can be shipped.
@@ -59,7 +59,7 @@ _FACTS = ("objective", "classes", "label_names", "scale", "shift", "sizes", "fie
 
 
 def own(learner: Learner, holders: Sequence[int]) -> dict[str, Any]:
-    """What the process of some nodes gets alone: their training and validation samples."""
+    """The shipment of the process of some nodes: their training and validation samples."""
     kept = learner.splits.validation
     pieces = [piece for index in holders for piece in (learner.parts.of(index), kept[index])]
     samples = np.unique(np.concatenate(pieces)) if pieces else np.empty(0, dtype=np.int64)

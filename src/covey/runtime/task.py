@@ -39,7 +39,7 @@ class Request:
         compute: the engine's settings of computing.
         here: the ids of the nodes whose samples this process has; None for all.
         local: the tables with this machine's own data; None if there are none.
-        shipped: what this process got from another one in place of files; see `LoadedTask.shipment`.
+        shipped: the samples from another process, in place of files; see `LoadedTask.shipment`.
     """
 
     experiment: "Experiment"

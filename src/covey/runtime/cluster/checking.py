@@ -20,7 +20,7 @@ _PIECE = 1 << 20
 
 @dataclass(frozen=True)
 class Machine:
-    """What is known of a machine."""
+    """A machine of a cluster, as far as it answers."""
 
     name: str
     address: str

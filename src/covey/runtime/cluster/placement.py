@@ -38,7 +38,7 @@ def shortage(bundle: Bundle, count: int, there: dict[str, float], free: dict[str
         bundle: the resources of a host.
         count: the number of hosts.
         there: all resources of the cluster.
-        free: those that nobody uses; all by default.
+        free: the unused ones; all by default.
     """
     found = []
     for name, each in bundle.table().items():

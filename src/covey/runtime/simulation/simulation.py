@@ -36,8 +36,8 @@ class Simulation(Engine):
         ge=1,
     )
     spread: Literal["measured", "always"] = param(
-        'With workers = "ray": whether trainings leave this process where a measurement says that it is faster, or '
-        "always.",
+        "The trainings that leave this process: those for which a measurement says that it is faster, or all. It is "
+        'read with workers = "ray".',
         default="measured",
     )
     chunk: int = param("The nodes that are computed together; 0 is the kernel's choice.", default=0, ge=0)

@@ -18,8 +18,8 @@ from covey.messages import wire
 from covey.parts import kinds
 from covey.parts.errors import ConfigurationError, CoveyError, ProgramError, RunError, described
 from covey.runtime.emulation.host.heartbeat import heartbeat
+from covey.runtime.emulation.host.log import sent_to_launcher
 from covey.runtime.emulation.host.stage import HostStage
-from covey.runtime.emulation.host.telling import told
 from covey.runtime.emulation.transport.address import BEHIND, Address
 from covey.runtime.emulation.transport.connection import Connection
 from covey.runtime.emulation.transport.handshake import say
@@ -131,7 +131,7 @@ class HostRun:
 
     async def serve(self) -> None:
         """Take part until the run is over or the launcher is lost."""
-        with told(log, self.control) if self.host.sends_log else nullcontext():
+        with sent_to_launcher(log, self.control) if self.host.sends_log else nullcontext():
             await self._serve()
 
     async def _serve(self) -> None:

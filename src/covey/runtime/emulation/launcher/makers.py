@@ -25,7 +25,7 @@ class HostEnded(HostGone):
 
 @dataclass(frozen=True)
 class Trust:
-    """What the launcher and its hosts prove their identity with."""
+    """The proofs of identity of the launcher and its hosts."""
 
     token: bytes
     """The secret that a host must hold."""

@@ -10,7 +10,7 @@ from covey.runtime.emulation.transport.connection import Connection
 from covey.runtime.emulation.transport.handshake import say
 
 
-class _Teller(logging.Handler):
+class _Sender(logging.Handler):
     """A handler that sends each entry of a log as a frame, from any thread."""
 
     def __init__(self, control: Connection) -> None:
@@ -24,11 +24,11 @@ class _Teller(logging.Handler):
 
 
 @contextmanager
-def told(log: logging.Logger, control: Connection) -> Iterator[None]:
+def sent_to_launcher(log: logging.Logger, control: Connection) -> Iterator[None]:
     """Send the entries of a log to a launcher."""
-    teller = _Teller(control)
-    log.addHandler(teller)
+    sender = _Sender(control)
+    log.addHandler(sender)
     try:
         yield
     finally:
-        log.removeHandler(teller)
+        log.removeHandler(sender)
