@@ -50,7 +50,8 @@ def issued(folder, authority, who):
 
 def unchecked(folder, owner="host-0"):
     """Certificates as they are used by somebody who does not look at them."""
-    return Certificates(owner, Certificates._context(folder, server=True), Certificates._context(folder, server=False))
+    contexts = (Certificates._context(folder, server=server) for server in (True, False))
+    return Certificates(owner, "", *contexts)
 
 
 def loaded(folders, *numbers):
