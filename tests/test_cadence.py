@@ -158,7 +158,9 @@ async def test_nodes_that_are_not_in_step_send_what_they_have(tmp_path, often):
         await on.ends()
 
 
-@pytest.mark.parametrize("name", [*SYNCHRONOUS, *ASYNCHRONOUS])
+@pytest.mark.parametrize(
+    "name", ["ring", "gossip-learning", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fedavg", "ad-psgd"))]
+)
 def test_an_emulation_takes_them_and_ends_as_it_would(name, often, tmp_path):
     tables = table(program=PROGRAMS[name], rounds=30, network={"compute": 2e3}, evaluation={"every": 10})
     outcome, written = emulate(tables, tmp_path, 2)

@@ -50,7 +50,9 @@ def test_a_round_takes_three_where_indices_or_graph_are_not_known_beforehand():
 
 
 @pytest.mark.parametrize("topology", GRAPHS.values(), ids=GRAPHS)
-@pytest.mark.parametrize("sharing", [{}, {"masks": 2, "keys": "fresh"}, SECURE], ids=str)
+@pytest.mark.parametrize(
+    "sharing", [{}, pytest.param({"masks": 2, "keys": "fresh"}, marks=pytest.mark.slow), SECURE], ids=str
+)
 def test_sums_are_the_same_whether_a_round_is_introduced_before_or_not(sharing, topology, monkeypatch, overheard):
     made = tables(sharing, topology, task=BLOBS, rounds=6)
     ahead, written = simulate(made)
@@ -67,7 +69,7 @@ def test_sums_are_the_same_whether_a_round_is_introduced_before_or_not(sharing, 
 
 
 @pytest.mark.parametrize("topology", GRAPHS.values(), ids=GRAPHS)
-@pytest.mark.parametrize("sharing", [{}, {"masking": False}, SECURE], ids=str)
+@pytest.mark.parametrize("sharing", [{}, pytest.param({"masking": False}, marks=pytest.mark.slow), SECURE], ids=str)
 def test_a_resumed_run_has_the_models_and_times_of_the_whole_one(sharing, topology):
     made = tables(sharing, topology, task=BLOBS, rounds=7, checkpoint={"every": 2})
     whole, written = simulate(made)

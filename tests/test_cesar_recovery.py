@@ -125,7 +125,11 @@ def test_who_is_helped_by_too_few_discards_its_sum(tag, seen, drop):
     assert torch.equal(seen.merged[1, 4], seen.models[1, 4])
 
 
-@pytest.mark.parametrize("sharing", [SECURE, SPARSE, {**SPARSE, "keys": "fresh", "masks": 2}, TOP_K], ids=str)
+@pytest.mark.parametrize(
+    "sharing",
+    [SECURE, pytest.param(SPARSE, marks=pytest.mark.slow), {**SPARSE, "keys": "fresh", "masks": 2}, TOP_K],
+    ids=str,
+)
 def test_with_losses_every_sum_is_exact_or_none(sharing, seen, monkeypatch):
     missing, keep = {}, Agreeing._keep
 
@@ -151,7 +155,8 @@ def test_with_losses_every_sum_is_exact_or_none(sharing, seen, monkeypatch):
     assert not written.happened
 
 
-@pytest.mark.parametrize("degree", [4, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("degree", [4, 8])
 def test_with_five_percent_lost_most_sums_are_saved(degree):
     shares = []
     for recovery in ("none", "shamir"):

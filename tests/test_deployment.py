@@ -198,6 +198,7 @@ def test_the_page_names_what_there_is():
     assert rest == ["covey run --resume run\n"]
 
 
+@pytest.mark.slow
 def test_the_page_works_as_written_on_loopback(loopback):
     done_as_written(loopback, crash=False)
 

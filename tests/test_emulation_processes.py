@@ -83,6 +83,7 @@ def test_a_run_in_processes_ends_as_the_simulated_one(tmp_path):
     assert "2 nodes begin" in (tmp_path / "real" / "logs" / "host-1.log").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the test reads /proc")
 def test_ctrl_c_leaves_a_run_that_can_be_resumed_and_no_process(tmp_path):
     file = experiment(tmp_path, rounds=30, compute=160.0)

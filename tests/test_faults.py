@@ -127,7 +127,7 @@ def test_check_says_what_will_happen_and_the_resolved_file_says_it_again(kind, c
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("queue", ["fifo", "fair"])
+@pytest.mark.parametrize("queue", ["fifo", pytest.param("fair", marks=pytest.mark.slow)])
 def test_runs_with_faults_are_the_same_to_the_bit_and_all_come_to_their_end(kind, queue):
     tables = struck(KINDS[kind], network={"queue": queue})
     (first, written), (second, rewritten) = simulate(tables), simulate(tables)
