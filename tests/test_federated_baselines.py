@@ -122,6 +122,29 @@ def test_scaffold_is_the_papers(option, count):
     assert c.abs().max() > 1e-2
 
 
+DROPS = {
+    "over-selection": {"clients": {"kind": "over-selection", "count": 2, "factor": 2}},
+    "deadline": {"clients": 4, "patience": "300ms"},
+    "losses": {"clients": 4, "patience": "2s"},
+}
+
+
+@pytest.mark.parametrize("how", DROPS)
+def test_the_control_of_scaffold_is_the_mean_of_those_that_counted(how):
+    network = {"compute": {"kind": "log-normal", "median": 60, "sigma": 1.0}, "loss": 0.2 if how == "losses" else 0.0}
+    world, _ = simulate(federated("scaffold", task=UNEVEN, network=network, rounds=12, **DROPS[how]))
+    server = world.nodes[0].state
+    own, dropped = torch.zeros(CLIENTS, len(world.nodes[0].model), dtype=torch.float64), 0
+    for i, node in enumerate(world.nodes[1:]):
+        counts = node.state.get("trained", -1) == server["counted"][node.id]
+        dropped += not counts
+        found = node.state.get("control" if counts else "before")
+        own[i] = 0.0 if found is None else found.double()
+    assert dropped
+    assert torch.allclose(server["control"].double(), own.mean(0), atol=1e-5)
+    assert own.abs().max() > 1e-2
+
+
 def test_scaffold_doubles_the_traffic(overheard):
     world, _ = simulate(federated("scaffold", rounds=2))
     plain, _ = simulate(federated(rounds=2))

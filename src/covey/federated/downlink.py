@@ -31,6 +31,8 @@ class Order(Content):
 
     control: Tensor | None = None
     """The server's control variate, if the program has one."""
+    counted: Tensor | None = None
+    """The round of each chosen client's last answer that counted, -1 for none, if some answers did not."""
 
 
 class Model(Order):

@@ -7,7 +7,8 @@ A client makes K steps y <- y - eta_l (g(y) - c_i + c). The server moves by the 
 
     x <- x + eta mean(y_i - x),    c <- c + |S| / N mean(c_i+ - c_i)
 
-Control variates double what is sent, both ways. The aggregation also merges them. A client's own is in its state.
+Control variates double what is sent, both ways. The aggregation also merges them. A client's own is in its state. If an
+answer does not count at the server, as it was lost or late, the client goes back to its c_i before it.
 """
 
 import inspect
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from covey.aggregation.aggregation import Aggregation
 from covey.aggregation.linear import Mean
-from covey.federated.downlink import Start
+from covey.federated.downlink import Order, Start
 from covey.federated.ends import SERVER
 from covey.federated.fedavg import FedAvg
 from covey.federated.merging import Part, merge, moderate, weighed
@@ -40,6 +41,19 @@ class Control(State):
     """A control variate: c at the server, c_i at a client."""
 
     control: Tensor | None = None
+    before: Tensor | None = None
+    """At a client: that before its last training."""
+    trained: int = -1
+    """At a client: the round of its last training."""
+
+
+class Counted(State):
+    """The clients' answers at the server, by node."""
+
+    asked: list[int] = []
+    """The last round for which each was chosen."""
+    counted: list[int] = []
+    """The round of the last answer of each that counted."""
 
 
 class Scaffold(FedAvg):
@@ -76,7 +90,15 @@ class Scaffold(FedAvg):
         self._ordered = {"control": Numbers(self.selection.trained)}
 
     def order(self, node: LearningNode, chosen: Sequence[NodeId], t: int) -> None:
-        self._down.send(node, chosen, t, control=self._control(node))
+        known = node.keep(Counted)
+        asked, counted = ([*rounds] or [-1] * node.nodes for rounds in (known.asked, known.counted))
+        beside = {"control": self._control(node)}
+        if any(asked[client] != counted[client] for client in chosen):
+            beside["counted"] = torch.tensor([counted[client] for client in chosen])
+        for client in chosen:
+            asked[client] = t
+        known.asked, known.counted = asked, counted
+        self._down.send(node, chosen, t, **beside)
 
     def read(self, node: LearningNode, answers: Iterable[Message]) -> Sequence[Part]:
         found = weighed(node, self._up.parts(node, answers, self._down.origin(node), **self._ordered))
@@ -86,10 +108,13 @@ class Scaffold(FedAvg):
             moved = computed(merged) * (len(changes) / (node.nodes - 1))
             node.keep(Control).control = self._control(node) + moved
         counted = {answer.sender for answer, _ in changes}
+        known = node.keep(Counted)
+        both = zip(known.asked, known.counted, strict=True)
+        known.counted = [now if client in counted else last for client, (now, last) in enumerate(both)]
         return [part for part in found if part[0].sender in counted]
 
     async def learn(self, node: LearningNode, start: Start, t: int) -> Update:
-        own, shared = self._control(node), start.order.control
+        own, shared = self._own(node, start.order, t), start.order.control
         assert shared is not None
         update = await self.work.train(node, start.model, t, correction=shared - own)
         if self.option == 1:
@@ -99,8 +124,18 @@ class Scaffold(FedAvg):
             moved = update.steps * update.lr
             new = own - shared + self._trained.take(update.delta) * (-1.0 / moved if moved else 0.0)
         self._up.send(node, update, t, control=new - own)
-        node.keep(Control).control = new
+        kept = node.keep(Control)
+        kept.before, kept.control, kept.trained = own, new, t
         return update
+
+    def _own(self, node: LearningNode, order: Order, t: int) -> Tensor:
+        """A client's control variate, as the server knows it."""
+        kept, chosen = node.keep(Control), self.clients.chosen(t)
+        if order.counted is not None and order.counted.shape == (len(chosen),):
+            last = int(order.counted[chosen.index(NodeId(node.id))])
+            if last != kept.trained:
+                kept.control, kept.trained = kept.before, last
+        return self._control(node)
 
     def _control(self, node: LearningNode) -> Tensor:
         found = node.keep(Control).control
