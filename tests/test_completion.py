@@ -27,7 +27,7 @@ def runs(in_folder):
     ("line", "words"),
     [
         ("sw", ["sweep"]),
-        ("c", ["certs", "check", "compare", "completion"]),
+        ("c", ["certs", "check", "cluster", "compare", "completion"]),
         ("compare --ta", ["--table"]),
         ("compare --table ", ["csv", "latex", "markdown"]),
         ("plot x --against b", ["bytes"]),
