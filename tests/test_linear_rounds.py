@@ -108,7 +108,7 @@ def test_the_matrix_of_a_round_has_the_rows_by_which_nodes_merge(made):
             for weight in weights:
                 own += weight
             assert matrix.indices[start:end].tolist() == [node, *graph.senders(node)]
-            assert matrix.data[start:end].tolist() == np.float32([1.0 - own, *weights]).tolist()
+            assert matrix.data[start:end].tolist() == [1.0 - own, *weights]
         assert rounds.bytes(t).tolist() == [len(graph.receivers(id)) * rounds.lengths.frame for id in range(NODES)]
 
 

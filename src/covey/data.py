@@ -158,7 +158,7 @@ def from_torch(
         limit=limit,
         collate=collate,
         into=into,
-        columns=columns,
+        columns=dict(columns or {}),
         objective=objective,
         classes=classes,
         scale=scale,
