@@ -248,7 +248,11 @@ def spoil(experiment):
     ("change", "said"),
     [
         (shorten, "The 'hidden' of the model mlp must be a list, each an int in [1, inf). Got [8, -3] instead."),
-        (spoil, "The 'faults' of the experiment must be a list, each a fault. Got [3] instead."),
+        (
+            spoil,
+            "The 'faults' of the experiment must be a list, each a fault. Got [3] instead. "
+            "Known: corrupt, cut, kill, pause, slow.",
+        ),
     ],
 )
 @pytest.mark.parametrize("ready", [check, prepare])

@@ -398,7 +398,7 @@ class Program(Part):
         """The virtual nodes that the nodes of a network act for; None without any."""
         return None
 
-    def alone(self, nodes: int) -> Sequence[int]:
+    def nodes_with_hosts_of_their_own(self, nodes: int) -> Sequence[int]:
         """The nodes that protect others only if no other node is on their host."""
         return ()
 

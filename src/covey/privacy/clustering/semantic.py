@@ -57,7 +57,7 @@ class SemanticClustering(Program):
     def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:
         return {"peer": range(nodes - 1), "broker": [nodes - 1]}
 
-    def alone(self, nodes: int) -> Sequence[int]:
+    def nodes_with_hosts_of_their_own(self, nodes: int) -> Sequence[int]:
         return [nodes - 1] if self.noise == "local" and not math.isinf(self.epsilon) else []
 
     def check(self, setting: Setting) -> None:

@@ -66,7 +66,7 @@ class Emulation(Hosted):
     def _check_alone(self, experiment: Experiment) -> None:
         """Check that nodes which must have a host of their own do: whoever runs a host sees all of its nodes."""
         owners = self.owners(experiment.network.nodes)
-        for node in experiment.program.alone(len(owners)):
+        for node in experiment.program.nodes_with_hosts_of_their_own(len(owners)):
             others = owners.count(owners[node]) - 1
             if others:
                 raise ConfigurationError(
