@@ -271,6 +271,6 @@ def test_every_program_ends_where_messages_are_lost_and_it_is_patient(name, queu
 
 
 def test_a_server_without_clients_that_are_left_says_so():
-    task = {"optimizer": {"kind": "sgd", "lr": 1e38}, "model": "mlp", "non_finite": "drop"}
+    task = {"optimizer": {"kind": "sgd", "lr": 1e38}, "model": "mlp", "local_steps": 5, "non_finite": "drop"}
     with pytest.raises(ModelError, match=r"The models of all nodes with data were dropped.* none is left to train"):
         simulate(table(task=task, program={"kind": "fedavg", "patience": "1s"}))
