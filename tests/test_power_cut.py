@@ -49,7 +49,7 @@ def recorded(tmp_path_factory):
     return folder, disk, done
 
 
-@pytest.mark.parametrize("seed", [None, 1, 2, 3])
+@pytest.mark.parametrize("seed", [None, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))])
 def test_what_a_checkpoint_counts_on_outlives_a_power_cut(recorded, tmp_path, seed):
     folder, disk, done = recorded
     disk = fresh(disk)

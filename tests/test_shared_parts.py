@@ -130,7 +130,7 @@ def test_what_no_pattern_matches_stays_with_its_node(sharing, files):
 
 
 @pytest.mark.parametrize("share", PARTS, ids=str)
-@pytest.mark.parametrize("buffers", ["average", "keep"])
+@pytest.mark.parametrize("buffers", ["average", pytest.param("keep", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sharing", SHARINGS)
 def test_the_stated_bytes_are_those_of_what_is_shared(sharing, buffers, share, files):
     network = {"nodes": NODES, "latency": 0.0, "bandwidth": None}

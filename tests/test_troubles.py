@@ -82,11 +82,12 @@ def whole(nodes, name):
     return [node for node in nodes if node.id == 0] if name in ASYNCHRONOUSLY_SERVED else nodes
 
 
+@pytest.mark.parametrize("troubles", [LOSSES, pytest.param(DELAYS, marks=pytest.mark.slow)], ids=["losses", "delays"])
 @pytest.mark.parametrize("name", [name for name in PROGRAMS if name not in NEEDS_ALL])
-def test_who_waits_with_patience_runs_to_its_end_whatever_happens(name):
+def test_who_waits_with_patience_runs_to_its_end_whatever_happens(name, troubles):
     program = PROGRAMS[name]
     patience = None if program["kind"] in (*NEVER_WAITS, *SILENT) else PATIENCE
-    for trouble, changes in {**LOSSES, **DELAYS}.items():
+    for trouble, changes in troubles.items():
         world, written = simulate(experiment(program, changes, patience))
         here = [node for node in world.nodes if not node.mail.away]
         assert len(here) >= 3, trouble
