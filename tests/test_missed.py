@@ -50,7 +50,7 @@ def missed_share(heard, dead=()):
     return 1 - sum(len(got - {*dead}) for _, got, _ in heard.values()) / expected
 
 
-@pytest.mark.parametrize("loss", [0.0, 0.02, 0.1])
+@pytest.mark.parametrize("loss", [0.0, pytest.param(0.02, marks=pytest.mark.slow), 0.1])
 @pytest.mark.parametrize("patience", ["20ms", "200ms"])
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_what_is_lost_is_all_that_is_missed(graph, patience, loss, heard):

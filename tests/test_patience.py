@@ -51,7 +51,13 @@ AWAY = [
 
 
 @pytest.mark.parametrize(
-    ("sharing", "fault"), [*itertools.product(SHARINGS[::2], AWAY), (SHARINGS[1], AWAY[1])], ids=str
+    ("sharing", "fault"),
+    [
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in itertools.product(SHARINGS[::2], AWAY[1:])),
+        *itertools.product(SHARINGS[::2], AWAY[:1]),
+        (SHARINGS[1], AWAY[1]),
+    ],
+    ids=str,
 )
 def test_who_was_away_for_some_rounds_is_soon_received_by_all_in_every_exchange(sharing, fault, missed):
     world, written = simulate(tables(sharing, {**fault, "nodes": DEAD, "at": "103ms"}))

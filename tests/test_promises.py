@@ -170,7 +170,7 @@ REFUSED_IF_LOST = {**REFUSED, ("gossip, now and then", "recovery"): "'recovery'"
     [
         "secure-aggregation",
         pytest.param("cesar with random indices", marks=pytest.mark.slow),
-        "cesar with top-k",
+        pytest.param("cesar with top-k", marks=pytest.mark.slow),
         "recovery",
     ],
 )

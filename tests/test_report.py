@@ -87,7 +87,7 @@ document.title = JSON.stringify({wide, outside, asked});
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-@pytest.mark.parametrize("width", [500, 1400])
+@pytest.mark.parametrize("width", [500, pytest.param(1400, marks=pytest.mark.slow)])
 def test_a_browser_shows_the_page_whole_and_asks_no_network(runs, tmp_path, width):
     write_report(runs[2:], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()

@@ -36,7 +36,7 @@ def is_sound(world):
 
 
 @pytest.mark.parametrize("share", PARTS, ids=str)
-@pytest.mark.parametrize("buffers", ["average", "keep"])
+@pytest.mark.parametrize("buffers", ["average", pytest.param("keep", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sharing", SHARINGS)
 def test_what_is_frozen_never_moves_and_statistics_stay_such(sharing, buffers, share, files):
     world, _ = simulate(mixed(sharing, files, share=share, buffers=buffers, rounds=4))
@@ -212,7 +212,7 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-@pytest.mark.parametrize("noise", [0.5, 0.001])
+@pytest.mark.parametrize("noise", [0.5, pytest.param(0.001, marks=pytest.mark.slow)])
 def test_programs_without_a_sharing_send_nothing_frozen_and_keep_statistics_such(program, noise, overheard):
     task = {**MIXED, "local_steps": 10, "dataset": {**MIXED["dataset"], "noise": noise}}
     tables = table(
