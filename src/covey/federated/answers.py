@@ -118,9 +118,8 @@ class CompressedAnswers(WholeAnswers):
 
     def begun(self, node: LearningNode, clients: Iterable[NodeId]) -> None:
         if self._outcome == "model":
-            starts = node.keep(Starts, "up").models
-            for client in clients:
-                starts[client] = self._trained(node.model)
+            start = self._trained(node.model)
+            node.keep(Starts, "up").models.update(dict.fromkeys(clients, start))
 
     def read(self, node: Node, inbox: Iterable[Message]) -> Iterator[tuple[Answer, Sent]]:
         sound = node.usable(inbox, Compressed, **self._beside)
