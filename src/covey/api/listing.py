@@ -1,7 +1,9 @@
 """The parts that experiments can be made of: `covey.list` and `covey list`."""
 
+import builtins
 import json
-from collections.abc import Sequence
+import typing
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from typing import Any, overload
 
@@ -19,15 +21,28 @@ Kind = tuple[str, str]
 def described(family: str, kind: str) -> dict[str, Any]:
     """A kind and its parameters, as in `covey list --json`."""
     cls = kinds.load(family, kind)
-    parameters = []
+    summary = (cls.__doc__ or "").strip().splitlines()[0]
+    return {"family": family, "kind": kind, "summary": summary, "parameters": _parameters(cls)}
+
+
+def _parameters(cls: type[Part]) -> "builtins.list[dict[str, Any]]":
+    found = []
     for name, (hint, limits) in fields_of(cls).items():
         entry: dict[str, Any] = {"name": name, "is": expectation(hint, limits), "doc": limits.doc}
         entry["required"] = is_required(cls, name)
         if not entry["required"]:
             entry["default"] = _default(cls, name)
-        parameters.append(entry)
-    summary = (cls.__doc__ or "").strip().splitlines()[0]
-    return {"family": family, "kind": kind, "summary": summary, "parameters": parameters}
+        table = _table_of(hint)
+        if table is not None:
+            entry["keys"] = _parameters(table)
+        found.append(entry)
+    return found
+
+
+def _table_of(hint: Any) -> type[Part] | None:
+    """The part that a parameter is, if it is of no family, so that no other entry has its keys."""
+    options = [option for option in (hint, *typing.get_args(hint)) if isinstance(option, type)]
+    return next((option for option in options if issubclass(option, Part) and not option.family), None)
 
 
 def _default(cls: type[Part], name: str) -> Any:
@@ -39,6 +54,14 @@ def in_words(parameter: dict[str, Any]) -> str:
     """A parameter in one line."""
     default = "required" if parameter["required"] else f"default {json.dumps(parameter['default'], default=str)}"
     return f"{parameter['name']}: {parameter['is']} ({default}). {parameter['doc']}"
+
+
+def parameters_in_words(entry: dict[str, Any]) -> Iterator[str]:
+    """A line for each parameter of a kind; those of a table have its name before theirs, as in `plateau.window`."""
+    for parameter in entry["parameters"]:
+        yield in_words(parameter)
+        inner = [{**key, "name": f"{parameter['name']}.{key['name']}"} for key in parameter.get("keys", ())]
+        yield from parameters_in_words({"parameters": inner})
 
 
 class Kinds(Sequence[dict[str, Any]]):
@@ -75,7 +98,7 @@ class Kinds(Sequence[dict[str, Any]]):
         lines = []
         for entry in self:
             lines.append(f"{entry['family']} {entry['kind']}: {entry['summary']}")
-            lines += [f"    {in_words(parameter)}" for parameter in entry["parameters"]]
+            lines += [f"    {line}" for line in parameters_in_words(entry)]
         return "\n".join(lines)
 
     def card(self) -> Card:
@@ -87,7 +110,7 @@ class Kinds(Sequence[dict[str, Any]]):
         rows = [
             row
             for entry in self
-            for row in ((entry["kind"], entry["summary"]), *(("", in_words(one)) for one in entry["parameters"]))
+            for row in ((entry["kind"], entry["summary"]), *(("", line) for line in parameters_in_words(entry)))
         ]
         return Card(", ".join(self.families), "", rows=rows, figures=False)
 

@@ -7,8 +7,8 @@ import shutil
 import sys
 import textwrap
 
-from covey.api.listing import in_words
 from covey.api.listing import list as known_kinds
+from covey.api.listing import parameters_in_words
 from covey.cli.tables import print_json
 from covey.parts import kinds
 from covey.parts.conversion import expectation
@@ -30,8 +30,8 @@ def list_kinds(arguments: argparse.Namespace) -> int:
             print(f"{chr(10) if family else ''}{_strong(entry['family'])}")
             family = entry["family"]
         _print_wrapped(f"{_strong(entry['kind'])}: {entry['summary']}", 2, 6)
-        for parameter in entry["parameters"]:
-            _print_wrapped(in_words(parameter), 6, 10)
+        for line in parameters_in_words(entry):
+            _print_wrapped(line, 6, 10)
     if len(found) == 1 and family == "attack":
         print(f"\nof a run with an observer:\n  covey attack RUN --kind {found.chosen[0][1]}")
     elif len(found) == 1 and family in _INFERENCE:
