@@ -74,6 +74,11 @@ class CPFL(CohortTraining):
         if self.distillation is not None and self.distillation.weights == "label":
             self.classes = setting.classes
         groups = BY[self.by](setting, [NodeId(id) for id in range(1, setting.nodes)], self.cohorts)
+        if self.count is not None and self.count > (most := max(map(len, groups))):
+            raise ConfigurationError(
+                f"The 'count' of {self.named()} must be at most the clients of the largest cohort, {most}. Got "
+                f"{self.count} instead."
+            )
         cohorts = [Cohort(setting, ids, self.count, self.fraction, k) for k, ids in enumerate(groups) if ids]
         self._served = {cohort.server: cohort for cohort in cohorts}
         self._cohort_of = {member: cohort for cohort in cohorts for member in cohort.members}

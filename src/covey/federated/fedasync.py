@@ -12,6 +12,7 @@ from covey.federated.staleness import Polynomial, Staleness
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
 from covey.learning.views import Adversary, View
+from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import param
 
 
@@ -28,6 +29,14 @@ class FedAsync(AsynchronousProgram):
     decay_at: int | None = param("The version from which on alpha is smaller; by default, none.", default=None, ge=1)
     staleness: Staleness = param("The weight of a model by its staleness.", factory=Polynomial)
     work: ClientWork = param("The work of a client with the server's model.", factory=LocalTraining)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.decay_at is None and self.decay != FedAsync.decay:
+            raise ConfigurationError(
+                f"The 'decay' of {self.named()} needs a 'decay_at', the version from which on it counts. Got "
+                f"{self.decay:g} without one."
+            )
 
     def alpha_at(self, t: int) -> float:
         """The weight of a fresh model that meets version t."""
