@@ -2,17 +2,21 @@
 
 import json
 import math
+import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeAlias
 
 from covey.view.terminal import shown
 
 _GAP = "  "
 _LEAST = 12
+"""The least width of the first column."""
+Cells: TypeAlias = Sequence[Sequence[Sequence[str]]]
+"""The lines of each cell, by row and column."""
 
 
 def say(line: str, file: TextIO | None = None) -> None:
@@ -45,13 +49,32 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """The lines of a table that fits a screen of `width` columns."""
+    """The lines of a table that fits a screen of `width` columns: if need be, in parts, each with the first column."""
     cells = [[[text] for text in row] for row in (columns, *rows)]
     if _width(cells) > width:
         cells = [
             [row[0], *([*map(str.strip, text.replace("±", "\n±").split("\n"))] for (text,) in row[1:])] for row in cells
         ]
-        cells[0] = [cells[0][0], *(text.split() for text in columns[1:])]
+        cells[0] = [cells[0][0], *(re.findall(r"[^\s-]+-?|-", text) for text in columns[1:])]
+    lines: list[str] = []
+    for part in _parts(cells, width):
+        lines += ([""] if lines else []) + _lines(part, width)
+    return lines
+
+
+def _parts(cells: Cells, width: int) -> list[Cells]:
+    """The columns in parts that fit beside a first column of the least width; of a wide one, a part alone."""
+    parts, last = [], [1][: len(cells[0]) - 1]
+    for column in range(2, len(cells[0])):
+        wider = [*last, column]
+        if _width([[row[index] for index in wider] for row in cells]) > width - len(_GAP) - _LEAST:
+            parts.append(last)
+            wider = [column]
+        last = wider
+    return [[[row[0], *(row[index] for index in part)] for row in cells] for part in [*parts, last]]
+
+
+def _lines(cells: Cells, width: int) -> list[str]:
     room = max(width - _width([row[1:] for row in cells]) - len(_GAP), _LEAST)
     cells = [[textwrap.wrap(row[0][0], room) or [""], *row[1:]] for row in cells]
     sizes = [max(len(line) for cell in column for line in cell) for column in zip(*cells, strict=True)]
@@ -59,7 +82,7 @@ def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: in
     for index, row in enumerate(cells):
         # Headings are aligned at the bottom, other cells at the top.
         height = max(map(len, row))
-        filled = [[""] * (height - len(cell)) + cell for cell in row] if index == 0 else row
+        filled = [[""] * (height - len(cell)) + list(cell) for cell in row] if index == 0 else row
         for parts in zip_longest(*filled, fillvalue=""):
             aligned = [
                 f"{parts[0]:<{sizes[0]}}",
@@ -71,6 +94,6 @@ def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: in
     return lines
 
 
-def _width(cells: Sequence[Sequence[Sequence[str]]]) -> int:
+def _width(cells: Cells) -> int:
     sizes = [max(len(line) for cell in column for line in cell) for column in zip(*cells, strict=True)]
     return sum(sizes) + len(_GAP) * (len(sizes) - 1)
