@@ -11,17 +11,19 @@ import subprocess
 import sys
 import time
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+import covey as covey_package
 from covey import api
 from covey.cli.tables import table_lines
 from covey.runtime.experiment import Progress
 from covey.runtime.runs import Run
 from covey.view.progress import ProgressDisplay
-from covey.view.words import figure
+from covey.view.words import counted, figure
 
 EXPERIMENT = """
 seed = 1
@@ -152,6 +154,7 @@ def test_an_interrupted_run_is_resumed_as_without_the_interruption(file, covey):
 
 PAUSING = """
 import os, time
+from dataclasses import replace
 from pathlib import Path
 from covey.decentralized.topology import Ring
 
@@ -234,7 +237,7 @@ def test_check_says_what_an_experiment_means(file, covey):
     assert found["graph"]["expected_contraction"] == pytest.approx((1 - 3 / 19) / 4)
     code, out, _ = covey("check", "experiment.toml")
     assert "spectral gap" in out
-    assert "in all 6 rounds, counted in the first 6 without training\n" in out
+    assert "in a run of 6 rounds, counted in the first 6 without training\n" in out
     assert out.endswith("ok\n")
     shown, _, _ = out.partition("\nmodel  ")
     assert tomllib.loads(shown) == found["experiment"]
@@ -264,6 +267,17 @@ def test_list_names_everything(covey):
     assert covey("list", "topology", "ring")[1].endswith('topology = "ring"\n')
     assert covey("list", "yogi")[1].endswith('server_optimizer = "yogi"\n')
     assert "did you mean 'ring'" in covey("list", "topology", "rin")[2]
+
+
+def test_list_names_the_keys_of_tables(covey):
+    _, out, _ = covey("list", "program", "cpfl")
+    assert "      plateau.window: an int in [1, inf) (default 20). The number of rounds" in out
+    assert "      distillation.weights: one of 'label'" in out
+    assert "rule." not in out  # Parts of a family have entries of their own.
+    (found,) = json.loads(covey("list", "program", "cpfl", "--json")[1])
+    keys = next(one["keys"] for one in found["parameters"] if one["name"] == "plateau")
+    assert [key["name"] for key in keys] == ["window", "patience"]
+    assert "plateau.patience: " in repr(covey_package.list("program", "cpfl"))
 
 
 @pytest.mark.parametrize(
@@ -400,6 +414,35 @@ def test_a_broken_file_names_its_line(in_folder, covey):
 )
 def test_a_large_figure_is_short(value, text):
     assert figure(value) == text
+
+
+@pytest.mark.parametrize("width", [100, 60, 30])
+def test_a_table_too_wide_for_its_screen_goes_on_below(width):
+    attacks = ["logit-flipping", "sia", "sia-colluding", "sia-white-box", "lma", "cpa", "impersonation", "pgd-cw"]
+    columns = ["rule", "none", *attacks, "worst", "worst per query", "certified"]
+    rows = [[rule, *(f"{index}.5" for index in range(len(columns) - 1))] for rule in ("geometric-median", "mean")]
+    lines = table_lines(columns, rows, width)
+    assert max(map(len, lines)) <= width
+    assert [cell for line in lines if line.startswith("mean") for cell in line.split()[1:]] == rows[1][1:]
+    assert table_lines(["rule"], [["mean"]], width) == ["rule", "────", "mean"]
+
+
+def test_the_last_line_of_a_run_is_printed_once(capsys):
+    last = Progress(3.0, 3, 1.0, 6, 0.5, None)
+    with ProgressDisplay("run", 3, 2) as display:
+        display(last)
+        display(replace(last, accuracy=0.75))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "round 3/3" in line
+    assert "accuracy 0.750" in line
+
+
+def test_one_thing_is_no_plural():
+    assert [counted(number, "training step") for number in (0, 1, 1024)] == [
+        "0 training steps",
+        "1 training step",
+        "1,024 training steps",
+    ]
 
 
 SWEPT = [["degree = 2", "5", "0.551 ± 0.018", "2.1 MB"], ["degree = 4, lr = 0.25", "5", "0.726 ± 0.023", "14.3 MB"]]

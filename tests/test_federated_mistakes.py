@@ -18,6 +18,16 @@ MISTAKES = [
     ("fens", {}, "No client has proxy samples for the aggregator: set 'validation' of the task to a share in (0, 1)."),
     ("fedkd", PUBLIC, "The 'samples' of the task's public must be an int in [1, 1437]"),
     ({"kind": "robust-inference", "rule": "deepset", "faulty": 1}, {}, "writes the file that 'weights' takes."),
+    (
+        {"kind": "fedasync", "decay": 0.3},
+        {},
+        "needs a 'decay_at', the version from which on it counts. Got 0.3 without",
+    ),
+    (
+        {"kind": "cpfl", "cohorts": 2, "count": 3, "max_rounds": 1},
+        {"public": {"dataset": "digits", "samples": 20}},
+        "The 'count' of the program cpfl must be at most the clients of the largest cohort, 2. Got 3 instead.",
+    ),
     ("fleet", {}, "the network has none: give it 'devices', as in devices = \"phones\"."),
 ]
 

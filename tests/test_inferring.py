@@ -78,7 +78,7 @@ def test_the_command_line(run, covey, tmp_path):
     code, said, error = covey(*given, "--set", "pgd-cw.steps=2", "--set", "trimmed-mean.trim=1")
     assert code == 0, error
     assert "trimmed-mean (trim=1)" in said
-    assert "Accuracy in % of 40 queries to 7 clients, of which 2 lie." in said
+    assert "Accuracy in % of 40 queries to 7 clients; 2 of them may lie." in said
     assert str(out) in said
     code, said, _ = covey(*given, "--attack", "sia", "--json")
     assert {*json.loads(said)["rules"][0]["attacks"]} == {"sia"}

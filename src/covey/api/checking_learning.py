@@ -16,7 +16,7 @@ from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import to_table
 from covey.runtime.prepared import Prepared
-from covey.view.words import amount
+from covey.view.words import amount, counted
 
 
 def described(prepared: Prepared, save_graph: Path | None) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def in_words(prepared: Prepared, found: Mapping[str, Any]) -> Iterator[tuple[str
         yield (
             "bytes",
             f"{amount(expected)} per node and round, {amount(expected * nodes)} per round, "
-            f"{amount(expected * nodes * experiment.rounds)} in all {experiment.rounds} rounds, "
+            f"{amount(expected * nodes * experiment.rounds)} in a run of {counted(experiment.rounds, 'round')}, "
             f"counted in the first {prepared.played.rounds} without training",
         )
 
@@ -134,7 +134,8 @@ def _graph_in_words(graph: dict[str, Any]) -> str:
     parts = [
         ("the first of many: " if graph["changes"] else "")
         + ("one fragment's: " if graph["of_one_fragment"] else "")
-        + f"{graph['nodes']:,} nodes, {graph['edges']:,} {'directed ' if graph['directed'] else ''}edges"
+        + f"{counted(graph['nodes'], 'node')}, "
+        + counted(graph["edges"], "directed edge" if graph["directed"] else "edge")
     ]
     parts.append("connected" if graph["components"] == 1 else f"{graph['components']} components")
     for name, value in graph.items():

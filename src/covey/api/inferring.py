@@ -61,9 +61,9 @@ class Inference:
     def meaning(self) -> str:
         """One line about the table."""
         return (
-            f"Accuracy in % of {self.queries} queries to {self.clients} clients, of which {self.faulty} lie. The worst "
-            "is that of the strongest attack; per query, that of the strongest attack on each. Certified: no lie can "
-            "change it."
+            f"Accuracy in % of {self.queries} queries to {self.clients} clients; {self.faulty} of them may lie. The "
+            "worst is that of the strongest attack; per query, that of the strongest attack on each. Certified: no lie "
+            "can change it."
         )
 
     def table(self) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def write(inference: Inference) -> None:
         write_weights(inference.reports, folder)
     except OSError as error:
         raise RunError(f"The results of inference cannot be written to {folder}: {error.strerror}.") from error
-    figure = accuracies(inference.reports, f"{inference.faulty} of {inference.clients} clients lie")
+    figure = accuracies(inference.reports, f"{inference.faulty} of {inference.clients} clients may lie")
     save(figure, folder / "accuracy.png")
 
 

@@ -21,7 +21,7 @@ from covey.view.cards import Card
 from covey.view.comparison import figures_of, in_words, spread_of
 from covey.view.summary import not_finite, spaced
 from covey.view.terminal import shown
-from covey.view.words import time_of
+from covey.view.words import counted, time_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -143,14 +143,14 @@ class Sweep:
 
     def __repr__(self) -> str:
         failed = f", {len(self.failures)} failed" if self.failures else ""
-        return f"Sweep({str(self.folder)!r}, {len(self)} of {self.planned} runs{failed})"
+        return f"Sweep({str(self.folder)!r}, {len(self)} of {counted(self.planned, 'run')}{failed})"
 
     def card(self) -> Card:
         """The table of the configurations, for notebooks and terminals."""
         heads, rows = self.table() if self.members else ([], [])
         failures = [f"{name} failed: {error}" for name, error in self.failures.items()]
         title = self.title if self.members else str(self.folder)
-        lead = f"{len(self)} of {self.planned} runs"
+        lead = f"{len(self)} of {counted(self.planned, 'run')}"
         return Card(title, lead, heads, rows, remarks=[not_finite(self.summaries), *failures])
 
     def _repr_html_(self) -> str:

@@ -4,12 +4,15 @@ import argparse
 
 from covey.runtime.emulation.transport.address import BEHIND
 from covey.runtime.emulation.transport.certificates import HOSTS_FILE, make
+from covey.view.words import counted
 
 
 def certs(arguments: argparse.Namespace) -> int:
     """Make certificates, and print where each folder goes."""
     launcher, *hosts = make(arguments.folder, arguments.hosts, arguments.days)
-    print(f"Certificates for {len(hosts)} hosts and their launcher, valid for {arguments.days} days.")
+    print(
+        f"Certificates for {counted(len(hosts), 'host')} and the launcher, valid for {counted(arguments.days, 'day')}."
+    )
     print("Copy each host's folder to its machine and to no other, for it holds a private key. Start the host there:")
     for address, folder in zip(arguments.hosts, hosts, strict=True):
         way = f"--call-out {address.removeprefix(BEHIND)}" if address.startswith(BEHIND) else f"--listen {address}"

@@ -16,7 +16,7 @@ from covey.view.epsilons import epsilon_in_words
 from covey.view.groups import Group
 from covey.view.summary import dropped_messages, dropped_nodes, not_finite
 from covey.view.terminal import shown
-from covey.view.words import amount, figure, rate, seconds
+from covey.view.words import amount, counted, figure, rate, seconds
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -28,13 +28,14 @@ def show(arguments: argparse.Namespace) -> int:
         return 0
     say(f"{run.folder}: {summary['status']}")
     say(
-        f"  {summary['program']}, {summary['nodes']} nodes, {summary['rounds']} rounds, "
+        f"  {summary['program']}, {counted(summary['nodes'], 'node')}, {counted(summary['rounds'], 'round')}, "
         f"{seconds(summary['time'])} {summary['clock']}"
     )
     totals = summary["totals"]
+    messages = counted(totals["messages_out"], "message")
     say(
-        f"  sent {amount(totals['bytes_out'])}{_parts(totals)} in {totals['messages_out']:,} messages, received "
-        f"{amount(totals['bytes_in'])}, dropped {_drops(summary)}; {totals['steps']:,} training steps"
+        f"  sent {amount(totals['bytes_out'])}{_parts(totals)} in {messages}, received "
+        f"{amount(totals['bytes_in'])}, dropped {_drops(summary)}; {counted(totals['steps'], 'training step')}"
     )
     if summary["seconds"]:
         say(f"  a node spent, on average, {_spent(summary['seconds'], summary['clock'])}")
@@ -159,7 +160,7 @@ def _reached(group: Group, goal: float) -> tuple[str, str]:
         in_words(name, spread_of(moment[key] for moment in found))
         for name, key in (("time", "time"), ("bytes sent", "bytes_out"))
     ]
-    some = f" ({len(found)} of {len(every)} runs)" if len(found) < len(every) else ""
+    some = f" ({len(found)} of {counted(len(every), 'run')})" if len(found) < len(every) else ""
     return cells[0] + some, cells[1]
 
 
@@ -213,7 +214,7 @@ def export(arguments: argparse.Namespace) -> int:
         from covey.runtime.callbacks.trackers import TensorBoard
 
         rounds = replay(Run(arguments.run), TensorBoard(folder=arguments.tensorboard))
-        say(f"{arguments.tensorboard}: {rounds} rounds")
+        say(f"{arguments.tensorboard}: {counted(rounds, 'round')}")
         return 0
     text = Run(arguments.run).export(arguments.format, arguments.out)
     if text is not None:

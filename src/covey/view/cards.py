@@ -14,7 +14,7 @@ from covey.runtime.runs import Run
 from covey.view.sparkline import Point, svg
 from covey.view.summary import dropped_messages, dropped_nodes, not_finite
 from covey.view.terminal import shown
-from covey.view.words import amount, figure, seconds
+from covey.view.words import amount, counted, figure, seconds
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -104,10 +104,10 @@ def of_run(run: Run) -> Card:
         [
             summary["status"],
             summary["program"],
-            f"{summary['nodes']:,} nodes",
-            f"{summary['rounds']:,} rounds",
+            counted(summary["nodes"], "node"),
+            counted(summary["rounds"], "round"),
             f"{seconds(summary['time'])} {summary['clock']}",
-            f"{amount(totals['bytes_out'])} sent in {totals['messages_out']:,} messages",
+            f"{amount(totals['bytes_out'])} sent in {counted(totals['messages_out'], 'message')}",
         ]
     )
     rows = [[metric, *(figure(values[part]) for part in _SPREAD)] for metric, values in summary["final"].items()]
@@ -137,7 +137,7 @@ def _curve(run: Run, rounds: int) -> str:
 def of_experiment(experiment: "Experiment") -> Card:
     """The card of an experiment: the keys that differ from their defaults."""
     lead = (
-        f"{experiment.rounds:,} rounds, {experiment.network.nodes:,} nodes, seed {experiment.seed}, "
+        f"{counted(experiment.rounds, 'round')}, {counted(experiment.network.nodes, 'node')}, seed {experiment.seed}, "
         f"{experiment.engine.kind}"
     )
     rows = []

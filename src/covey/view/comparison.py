@@ -11,7 +11,7 @@ from covey.runtime.runs import Run
 from covey.view.cards import Card
 from covey.view.groups import Group, grouped
 from covey.view.summary import metrics_of, not_finite, spaced
-from covey.view.words import amount, figure, seconds, time_of
+from covey.view.words import amount, counted, figure, seconds, time_of
 
 Pick = Callable[[Mapping[str, Any]], float | None]
 """A figure of a summary."""
@@ -154,7 +154,11 @@ class Comparison:
         """The table for notebooks and terminals."""
         heads, rows = self.table()
         return Card(
-            self.title, f"{len(self.runs)} runs of {len(self.groups)} experiments", heads, rows, remarks=self.remarks
+            self.title,
+            f"{counted(len(self.runs), 'run')} of {counted(len(self.groups), 'experiment')}",
+            heads,
+            rows,
+            remarks=self.remarks,
         )
 
     def __repr__(self) -> str:

@@ -26,7 +26,7 @@ from covey.view.look import (
     unit,
     whole_numbers,
 )
-from covey.view.words import time_of
+from covey.view.words import counted, time_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -264,7 +264,7 @@ def histogram(
     axes.set_ylabel("nodes")
     whole_numbers(axes.yaxis)
     if titled:
-        title(axes, f"{run.folder.resolve().name}: {len(last):,} nodes", " ")
+        title(axes, f"{run.folder.resolve().name}: {counted(len(last), 'node')}", " ")
     return figure
 
 
@@ -314,7 +314,7 @@ def holdings(run: Run, *, titled: bool = True, size: tuple[float, float] = (7.0,
     axes.set_xlim(-0.5, nodes - 0.5)
     if titled:
         total = int(counts_NC.sum())
-        title(axes, f"{run.folder.resolve().name}: {total:,} training samples, {nodes:,} nodes")
+        title(axes, f"{run.folder.resolve().name}: {counted(total, 'training sample')}, {counted(nodes, 'node')}")
     return figure
 
 

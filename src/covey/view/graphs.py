@@ -18,6 +18,7 @@ from covey.runtime.prepared import prepare
 from covey.runtime.runs import Run
 from covey.view.look import CLASSES, LINES, PAPER, RULE, SOFT, legend, new_axes, new_figure, title
 from covey.view.positions import Floats, columns_of, nearest, positions
+from covey.view.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,9 +52,9 @@ class Pictured:
     def in_words(self) -> str:
         """The numbers of nodes, edges and groups, in words."""
         graph, count = self.graph, len(self.graph.sources)
-        edges = f"{count // 2:,} edges" if graph.is_undirected else f"{count:,} directed edges"
+        edges = counted(count // 2, "edge") if graph.is_undirected else counted(count, "directed edge")
         groups = f", {len(graph.groups):,} groups" if len(graph.groups) > 1 else ""
-        return f"{graph.n:,} nodes, {edges}{groups}{'' if self.round is None else f' in round {self.round}'}"
+        return f"{counted(graph.n, 'node')}, {edges}{groups}{'' if self.round is None else f' in round {self.round}'}"
 
 
 def graph_of_run(run: Run, round: int = 0) -> Pictured:

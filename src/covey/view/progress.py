@@ -12,7 +12,7 @@ from covey.runtime.experiment import Progress
 from covey.view import notebook
 from covey.view.sparkline import Point, bounds, braille, svg
 from covey.view.terminal import shown
-from covey.view.words import figure, seconds
+from covey.view.words import counted, figure, seconds
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -77,6 +77,8 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
     ) -> None:
         if self._live is not None or self._cell is not None:
             self._over = perf_counter()
+        elif not self.silent and self._complete():
+            self._print(self._line())
         if self._live is not None:
             self._live.stop()
         if self._cell is not None:
@@ -97,12 +99,17 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
             self._extend(progress)
         if self._live is not None:
             return
-        if now - self._printed >= (_CELL_SECONDS if self._cell else _PLAIN_SECONDS) or progress.rounds >= progress.of:
-            self._printed = now
-            if self._cell is not None:
+        if self._cell is not None:
+            if now - self._printed >= _CELL_SECONDS or self._complete():
+                self._printed = now
                 self._cell.show(self._html(), self._line())
-            else:
-                self._print(self._line())
+        elif now - self._printed >= _PLAIN_SECONDS and not self._complete():
+            # The last line waits for the end: hosts of an emulation report the last round more than once.
+            self._printed = now
+            self._print(self._line())
+
+    def _complete(self) -> bool:
+        return self._latest is not None and self._latest[1].rounds >= self._latest[1].of
 
     def _extend(self, progress: Progress) -> None:
         """Add a point to the curve where its value is a new one."""
@@ -248,7 +255,7 @@ class SweepDisplay(ProgressDisplay):
         self(Progress(rounds, self.rounds, 0.0, commits, None, None, stopping=stopping, notice=notice))
 
     def _count(self) -> str:
-        return f"{len(self._ended) + self._kept} of {len(self._rounds) + self._kept} runs"
+        return f"{len(self._ended) + self._kept} of {counted(len(self._rounds) + self._kept, 'run')}"
 
     def _state(self) -> str:
         if self._latest is None:

@@ -3,6 +3,11 @@
 from collections.abc import Collection
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, as in "1 round" and "1,024 rounds". The noun is a singular."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def seconds(value: float) -> str:
     """A duration, with a unit that suits it."""
     if value < 1:
