@@ -10,7 +10,7 @@ import covey
 from covey.parts import kinds
 
 ROOMS = (
-    *("parts", "messages", "network", "runtime", "learning", "data", "aggregation"),
+    *("parts", "messages", "network", "runtime", "learning", "data", "aggregation", "enclave"),
     *("decentralized", "federated", "privacy", "view", "pages", "watch", "api", "cli"),
 )
 """From the ground up; calls go downwards."""

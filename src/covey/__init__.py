@@ -39,7 +39,17 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-ROOMS = ("decentralized", "federated", "privacy", "aggregation", "learning", "messages", "network", "runtime")
+ROOMS = (
+    "decentralized",
+    "federated",
+    "privacy",
+    "enclave",
+    "aggregation",
+    "learning",
+    "messages",
+    "network",
+    "runtime",
+)
 """The rooms that list kinds of parts, in the order in which `covey list` has them."""
 
 _HOMES = {
