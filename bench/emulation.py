@@ -197,7 +197,7 @@ def _sixteen() -> Iterator[list[str]]:
             started, peak = 0.0, 0
             while run.poll() is None:
                 sleep(0.05)
-                peak = max(peak, _memory_of_all(run.pid))
+                peak = max(peak, memory_of_all(run.pid))
                 if not started and _commits(Path(folder) / "run") >= 16:
                     started = perf_counter() - began
             assert run.returncode == 0
@@ -242,7 +242,7 @@ def _commits(folder: Path) -> int:
         return 0  # It has not come so far.
 
 
-def _memory_of_all(process: int) -> int:
+def memory_of_all(process: int) -> int:
     """The proportional memory of a process and those that it started."""
     total = 0
     for number in [process, *_children(process)]:

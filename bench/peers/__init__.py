@@ -1,4 +1,5 @@
-"""covey against others, where they are installed: flwr (with its simulation extra), gossipy-dfl, pfl; prv-accountant.
+"""covey against others, where they are installed: flwr (with its simulation extra), gossipy-dfl, pfl, decentralizepy;
+prv-accountant.
 
 `bench/peers.txt` says how to install them. Each peer has processes of its own, in which covey does the same work as
 well: the same model and start, the same parts of the data, learning rate, batch size and passes, and no evaluation.
@@ -14,6 +15,10 @@ age: there the detail has both accuracies. (A covey program that does as gossipy
 gossipy came to 58.7 %.) covey computes together what overlaps in virtual time, and training takes no time in gossipy:
 so there is one figure with nodes that are nearly always idle, where little overlaps, and one with nodes that often
 train.
+
+decentralizepy has a process for each node, and so has one of covey's rows; its nodes, its data set and its GN-LeNet run
+as they are. Both train three batches a round on parts of equal size of CIFAR-10, drawn by each itself, on the same
+graph and with the same weights. The first round is counted from the start of the process, with imports and data.
 
 prv-accountant is no simulator: its epsilons of sampled Gaussian noise stand beside those that runs state.
 """
@@ -54,6 +59,7 @@ PEERS = {
     "gossipy-dfl": Peer("gossipy", ("torchvision", "dill", "sklearn")),
     "flwr": Peer("flwr", ("ray",)),
     "pfl": Peer("pfl", (), TORCHRUN),
+    "decentralizepy": Peer("decentralizepy", ("torchvision", "zmq", "localconfig")),
     "prv-accountant": Peer("prv_accountant", ("dp_accounting",)),
 }
 SILENT = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
