@@ -437,6 +437,16 @@ def test_the_last_line_of_a_run_is_printed_once(capsys):
     assert "accuracy 0.750" in line
 
 
+def test_the_time_that_is_left_ends_with_the_duration_of_a_run(capsys, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("covey.view.progress.perf_counter", lambda: now)
+    display = ProgressDisplay("run", 1000, 2, duration=8.0)
+    for now in (1.0, 6.0):
+        display(Progress(now, 1000, now / 3, int(2 * now), 0.5, None))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("18.0 s left")  # 2 of 8 seconds have taken 6.
+
+
 def test_one_thing_is_no_plural():
     assert [counted(number, "training step") for number in (0, 1, 1024)] == [
         "0 training steps",

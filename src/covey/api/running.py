@@ -148,7 +148,9 @@ def _shown(
     from covey.view.progress import ProgressDisplay
 
     nodes = experiment.network.nodes
-    return ProgressDisplay(folder.name, experiment.rounds, nodes, silent=quiet, lines=False, watch=watch)
+    return ProgressDisplay(
+        folder.name, experiment.rounds, nodes, silent=quiet, lines=False, watch=watch, duration=experiment.duration
+    )
 
 
 def _prepare(experiment: Experiment, data: Path | str | None, quiet: bool, callbacks: Sequence[Any]) -> Prepared:

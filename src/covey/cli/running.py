@@ -67,7 +67,9 @@ def _watched(arguments: argparse.Namespace, folder: Path) -> AbstractContextMana
 
 
 def _display(title: str, experiment: Experiment, silent: bool) -> ProgressDisplay:
-    return ProgressDisplay(title, experiment.rounds, experiment.network.nodes, silent=silent)
+    return ProgressDisplay(
+        title, experiment.rounds, experiment.network.nodes, silent=silent, duration=experiment.duration
+    )
 
 
 def report(done: Run, *, as_json: bool) -> int:

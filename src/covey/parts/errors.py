@@ -63,7 +63,7 @@ def unknown(what: str, given: str, known: Iterable[str]) -> str:
     hint = f"; did you mean '{near[0]}'?" if near else "."
     listing = f" Known: {', '.join(names)}." if names else " It takes none."
     if len(names) > _MOST_LISTED and near:
-        listing = f" Near it: {', '.join(near)}."
+        listing = f" Near it: {', '.join(near)}." if len(near) > 1 else ""
     return f"Unknown {what}{hint}{listing}"
 
 

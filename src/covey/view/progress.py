@@ -41,14 +41,22 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
         silent: show nothing.
         lines: print lines if there is neither a terminal nor a notebook.
         watch: draw the curve of the accuracy, or of the loss if there is no accuracy.
-
+        duration: the time of the nodes' clocks at which the run ends, if it has not made its rounds before.
     """
 
     def __init__(
-        self, title: str, rounds: int, nodes: int, *, silent: bool = False, lines: bool = True, watch: bool = False
+        self,
+        title: str,
+        rounds: int,
+        nodes: int,
+        *,
+        silent: bool = False,
+        lines: bool = True,
+        watch: bool = False,
+        duration: float | None = None,
     ) -> None:
         self.title = shown(title)
-        self.rounds, self.nodes, self.watch = rounds, nodes, watch
+        self.rounds, self.nodes, self.watch, self.duration = rounds, nodes, watch, duration
         self._cell = notebook.Cell() if notebook.is_here() and not silent else None
         self.live = sys.stderr.isatty() and not silent and self._cell is None
         self.silent = silent or not (lines or self.live or self._cell is not None)
@@ -108,6 +116,14 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
             self._printed = now
             self._print(self._line())
 
+    def _done(self) -> float:
+        """The share of the run that is done: of its rounds or, if that is more, of its duration."""
+        if self._latest is None:
+            return 0.0
+        progress = self._latest[1]
+        rounds = progress.rounds / self.rounds
+        return rounds if self.duration is None else min(max(rounds, progress.time / self.duration), 1.0)
+
     def _complete(self) -> bool:
         return self._latest is not None and self._latest[1].rounds >= self._latest[1].of
 
@@ -125,7 +141,7 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
 
     def _html(self) -> str:
         """The bar of a notebook's cell, with the curve below it."""
-        done = 0.0 if self._latest is None else self._latest[1].rounds / self.rounds
+        done = self._done()
         curve = ""
         if self._curve:
             low, high = bounds(self._curve)
@@ -147,13 +163,13 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
 
         width = options.max_width
         wide = width >= _WIDE
-        done = self._latest[1].rounds if self._latest is not None else 0.0
+        done = self._done()
         title = Text(self.title, no_wrap=True, overflow="ellipsis")
         title.truncate(max(width - 48, 12) if not wide else width // 3, overflow="ellipsis")
         cells: list[Text | ProgressBar] = [
             title,
-            ProgressBar(total=self.rounds, completed=done, width=24),
-            Text(f"{100 * done / self.rounds:3.0f} %", no_wrap=True),
+            ProgressBar(total=1.0, completed=done, width=24),
+            Text(f"{100 * done:3.0f} %", no_wrap=True),
             *([Text(self._state(), no_wrap=True, overflow="ellipsis")] if wide else []),
             Text(self._left(), no_wrap=True, style="cyan"),
         ]
@@ -210,7 +226,11 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
         if progress.stopping:
             return "stopping after this round"
         spent, rounds, _ = self._since() or (0.0, 0.0, 0)
-        return f"{seconds(spent * (progress.of - progress.rounds) / rounds)} left" if rounds > 0 else ""
+        estimates = [spent * (progress.of - progress.rounds) / rounds] if rounds > 0 else []
+        if estimates and self.duration is not None and progress.time > 0:
+            left = max(self.duration - progress.time, 0.0)
+            estimates.append((now - self._began) * left / progress.time)
+        return f"{seconds(min(estimates))} left" if estimates else ""
 
 
 class SweepDisplay(ProgressDisplay):

@@ -32,7 +32,9 @@ def library() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
-        raise ConfigurationError("The engine cluster needs Ray: pip install 'covey[cluster]' brings it.") from error
+        raise ConfigurationError(
+            "The engine cluster, or workers = 'ray', needs Ray: pip install 'covey[cluster]' brings it."
+        ) from error
 
 
 def answers(address: str, seconds: float = _ANSWER) -> bool:
