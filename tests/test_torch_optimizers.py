@@ -1,6 +1,7 @@
 """Optimisers of torch by name, mixed precision, and the kernels that they cost."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from covey.learning.node import Work
 from covey.learning.optimizers import Optimizer
 from covey.learning.partition import IID
 from covey.learning.task import LearningTask
-from covey.parts import rng
+from covey.parts import machine, rng
 from covey.parts.errors import CoveyError
 from covey.parts.parameters import build, to_table
 from tests import folders
@@ -187,6 +188,20 @@ def test_check_says_why_the_faster_kernel_is_not_chosen(covey, in_folder, task, 
         words = " ".join(covey("check", "x.toml")[1].split())
         assert said in words
         assert ("training computes in bf16" in words) == ("precision" in task)
+
+
+@pytest.mark.parametrize("able", [True, False, None])
+def test_check_says_where_mixed_precision_saves_no_time(covey, in_folder, monkeypatch, able):
+    monkeypatch.setattr(machine, "multiplies_bf16", lambda: able)
+    (in_folder / "x.toml").write_text(tomli_w.dumps(table(task={"precision": "bf16"})))
+    words = " ".join(covey("check", "x.toml")[1].split())
+    assert ("it saves no time here: this processor has no instructions" in words) == (able is False)
+
+
+@pytest.mark.parametrize(("flags", "able"), [("fpu amx_bf16 sse", True), ("fpu avx512f", False)])
+def test_the_processor_says_whether_it_multiplies_bf16(monkeypatch, flags, able):
+    monkeypatch.setattr(Path, "read_text", lambda path: f"model name : x\nflags : {flags}\n")
+    assert machine.multiplies_bf16.__wrapped__() is able
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from covey.decentralized.topology import Edges, Topology
 from covey.decentralized.topology.edges import save_edges
 from covey.decentralized.topology.facts import facts
 from covey.network.graph import Graph
+from covey.parts import machine
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import to_table
 from covey.runtime.prepared import Prepared
@@ -70,7 +71,9 @@ def in_words(prepared: Prepared, found: Mapping[str, Any]) -> Iterator[tuple[str
         kernels = {reason: [name for name, one in found["why_not"].items() if one == reason] for reason in reasons}
         yield ("kernel", "; ".join(f"not {' or '.join(names)}: {reason}" for reason, names in kernels.items()))
     if found["precision"] != "float32":
-        yield ("precision", f"training computes in {found['precision']}; models and evaluations are float32")
+        slow = prepared.task.device.type == "cpu" and machine.multiplies_bf16() is False
+        pays = "; it saves no time here: this processor has no instructions for bfloat16, such as AMX" if slow else ""
+        yield ("precision", f"training computes in {found['precision']}; models and evaluations are float32{pays}")
     if found["augmentation"]:
         yield ("batches", f"augmented for training by {', '.join(found['augmentation'])}")
     if found["metrics"]:

@@ -38,6 +38,21 @@ def total() -> float:
     return min(bounds)
 
 
+@cache
+def multiplies_bf16() -> bool | None:
+    """True if processors have instructions that multiply matrices of bfloat16; None if the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    flags = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split(":")[-1].split()}
+    return bool(flags & _BF16) if flags else None
+
+
+_BF16 = {"amx_bf16", "avx512_bf16", "bf16"}
+"""The flags of such instructions: those of x86, and those of Arm."""
+
+
 def demand(amount: float, what: str) -> None:
     """Refuse a request of more memory than the machine has.
 
