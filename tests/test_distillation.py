@@ -86,8 +86,8 @@ def test_a_student_that_says_the_targets_has_no_loss(objective):
 def test_a_teacher_whose_outputs_are_not_finite_is_named():
     outputs = torch.zeros(3, 2, 2)
     outputs[1, 0, 1] = torch.inf
-    with pytest.raises(ModelError, match="The outputs of teacher 1 are not finite"):
-        checked(outputs)
+    with pytest.raises(ModelError, match="The outputs of the model of node 4 are not finite"):
+        checked(outputs, [2, 4, 5])
 
 
 class Huge(LocalTraining):
@@ -106,7 +106,7 @@ def test_no_student_learns_from_a_teacher_whose_outputs_are_not_finite():
     tables = distilled(
         program={"kind": "fedkd", "distillation": QUICK, "work": "tests.test_distillation:Huge"}, rounds=2
     )
-    with pytest.raises(ModelError, match="The outputs of teacher 1 are not finite on the public samples"):
+    with pytest.raises(ModelError, match="The outputs of the model of node 2 are not finite on the public samples"):
         simulate(tables)
 
 

@@ -128,9 +128,9 @@ class CPFL(CohortTraining):
                 kept.models[outcome.sender], kept.labels[outcome.sender] = outcome.model, outcome.labels
         kept.complete = last or not self.missing(node)
         if kept.complete and kept.models:
-            models = [self.selection.put(node.model, kept.models[sender]) for sender in sorted(kept.models)]
+            models = {server: self.selection.put(node.model, kept.models[server]) for server in sorted(kept.models)}
             if self.distillation is None:
-                (node.model,) = models
+                (node.model,) = models.values()
             else:
                 await self.distillation.begin(node, models, self.weights(kept.labels, self.distillation), t)
 

@@ -3,7 +3,7 @@
 Shapes: K teachers, S public samples, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -16,6 +16,7 @@ from covey.learning.node import Further, LearningNode
 from covey.learning.objectives import KL, L1, Objective
 from covey.learning.optimizers import Adam, Optimizer
 from covey.parts.errors import ConfigurationError, ModelError
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Part, Setting, param
 from covey.runtime.state import State
 
@@ -42,15 +43,16 @@ def pooled(outputs: Tensor, weights: Tensor, form: Literal["logits", "probabilit
     return found.clamp_min(_LEAST).log()
 
 
-def checked(outputs: Tensor) -> Tensor:
-    """The outputs, K x S x ..., if all are finite.
+def checked(outputs: Tensor, nodes: Sequence[int]) -> Tensor:
+    """The outputs of the models of K nodes, K x S x ..., if all are finite.
 
     Raises:
         ModelError: the outputs of a teacher are not finite.
     """
     finite = outputs.isfinite().flatten(1).all(1)
     if not bool(finite.all()):
-        raise ModelError(f"The outputs of teacher {int(finite.int().argmin())} are not finite on the public samples.")
+        node = nodes[int(finite.int().argmin())]
+        raise ModelError(f"The outputs of the model of node {node} are not finite on the public samples.")
     return outputs
 
 
@@ -186,7 +188,7 @@ class Distillation(StudentTraining):
     async def begin(
         self,
         node: LearningNode,
-        teachers: Sequence[Tensor | Mixture],
+        teachers: Mapping[NodeId, Tensor | Mixture],
         weights: Tensor,
         t: int = 0,
         start: Tensor | Mixture | None = None,
@@ -195,14 +197,14 @@ class Distillation(StudentTraining):
 
         Args:
             node: the node that distils.
-            teachers: K models.
+            teachers: K models, by the nodes that have sent them.
             weights: K x C.
             t: the round.
             start: the first student; by default, one with random weights.
         """
-        inputs = node.samples("public").inputs
+        inputs, models = node.samples("public").inputs, list(teachers.values())
         pools = [
-            pooled(checked(await node.predict(teachers, on=part)), weights, self.outputs)
+            pooled(checked(await node.predict(models, on=part), list(teachers)), weights, self.outputs)
             for part in torch.split(inputs, _AT_ONCE)
         ]
         self.teach(node, torch.cat(pools), t, start)

@@ -48,7 +48,7 @@ class FedKD(OneShot):
     async def combine(self, node: LearningNode, found: Sequence[tuple[Local, Tensor]]) -> None:
         if found:
             counts = labels_of_all(found) if self.needs_labels else torch.ones(len(found), 1)
-            models = [model for _, model in found]
+            models = {local.sender: model for local, model in found}
             await self.distillation.begin(node, models, weights_by_labels(counts), start=self.start(found))
         await self.distillation.learn(node)
 
