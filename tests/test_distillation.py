@@ -146,6 +146,18 @@ def test_all_passes_are_made_in_any_number_of_rounds(rounds, result):
     assert shown[rounds] == world.task.evaluate([server.model])[0]["accuracy"]
 
 
+@pytest.mark.parametrize(("largest", "kind"), [(65504.0, torch.float16), (1e6, torch.float32)])
+def test_targets_beyond_the_range_of_float16_are_kept_whole(largest, kind):
+    world = begun(distilled())
+    student, node = world.program.distillation, world.nodes[0]
+    targets = torch.zeros(len(node.samples("public").inputs), 10)
+    targets[0, 0] = -largest
+    student.teach(node, targets)
+    kept = node.state["distillation.targets"]
+    assert kept.dtype == kind
+    assert torch.equal(kept.float(), targets)
+
+
 def test_the_best_student_is_the_one_with_the_lowest_loss_on_what_is_held_out():
     distillation = {**QUICK, "epochs": 5, "optimizer": {"kind": "adam", "lr": 0.5}, "batch_size": 9}
     task = {**TASK, "model": {"kind": "mlp", "hidden": [8]}}

@@ -302,6 +302,20 @@ def test_over_selection_keeps_the_first_answers(overheard):
     assert torch.allclose(world.nodes[0].model.double(), expected, atol=1e-6)
 
 
+def test_over_selection_needs_the_number_of_clients_that_count():
+    with pytest.raises(
+        ConfigurationError, match="The 'count' or the 'fraction' of the client-selection over-selection"
+    ):
+        begun(federated(clients="over-selection"))
+
+
+def test_the_clients_of_few_rounds_are_remembered_and_drawn_again_the_same():
+    chosen = begun(federated(clients=2)).program.clients
+    first = [chosen.chosen(t) for t in range(200)]
+    assert len(chosen._chosen) <= 64
+    assert [chosen.chosen(t) for t in range(200)] == first
+
+
 @pytest.mark.parametrize("parts", [{"patience": "60ms"}, {"clients": {"kind": "over-selection", "count": 8}}])
 def test_late_answers_are_discarded_and_enter_no_later_round(parts, overheard):
     world, _ = simulate(federated(rounds=3, network=SLOW, aggregation="mean", **parts))

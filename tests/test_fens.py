@@ -191,6 +191,23 @@ def test_bytes_are_those_of_the_formula():
     assert 0 < world.nodes[0].bytes_out / clients - down < messages
 
 
+@pytest.mark.parametrize("kind", ["average", "weighted"])
+def test_models_go_to_the_server_alone_where_no_client_needs_them(kind, overheard):
+    _, written = simulate(fens(kind, rounds=2, task={"validation": 0.0}))
+    assert {message.tag for message in overheard} == {"local"}
+    assert len(judged(written)) == 2
+
+
+def test_an_extreme_change_of_the_aggregator_is_rejected_and_stops_no_training(monkeypatch):
+    lie(monkeypatch, "change", delta=lambda delta: torch.full_like(delta, 1e30))
+    world, written = simulate(fens(rounds=4))
+    rejected = [detail for *_, what, detail in written.happened if what == "rejected"]
+    assert [detail.startswith("message of node 3: its numbers are so large") for detail in rejected] == [True] * 3
+    state = world.nodes[0].state
+    (second,) = (value for name, value in state.items() if name.endswith("second"))
+    assert bool(second.isfinite().all())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_aggregator_is_judged_and_continues_from_a_checkpoint_to_the_bit(kind):
     tables = {**fens(kind, rounds=4, selecting=0.3), "checkpoint": {"every": 2}}

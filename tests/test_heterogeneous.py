@@ -289,6 +289,39 @@ def test_the_memory_of_an_accountant_is_bounded():
     assert len(accountant.state["names"]) == 2
 
 
+@pytest.mark.parametrize(("coordinates", "pairs"), [(2.5, 1), (0, 1), (True, 1), ("2", 1), (2, 1.5), (2, None)])
+def test_an_accountant_has_whole_numbers_of_coordinates_and_pairs(coordinates, pairs):
+    with pytest.raises(ConfigurationError, match="at least one coordinate and one pair, in whole numbers"):
+        Accountant(coordinates, 1.0, pairs=pairs)
+    assert Accountant(np.int64(2), np.float32(1.0), pairs=np.int64(1)).left("a").tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"spent": np.zeros((1, 3))},
+        {"spent": [[-1.0, 0.0]]},
+        {"spent": [[np.nan, 0.0]]},
+        {"spent": "none"},
+        {"names": ["a", "a"], "spent": np.zeros((2, 2))},
+        {"names": [["a"]]},
+        {"names": 3},
+        {"names": ["a", "b"], "spent": np.zeros((2, 2))},
+        {"budget": []},
+        {"budget": [np.nan, 1.0]},
+        {"pairs": 0},
+        None,
+    ],
+)
+def test_a_damaged_state_of_an_accountant_is_refused(changes):
+    accountant = Accountant(2, 1.0, pairs=1)
+    accountant.spend("a", 0.5, 1.0)
+    with pytest.raises(ConfigurationError) as caught:
+        Accountant.from_state({} if changes is None else {**accountant.state, **changes})
+    assert "\n" not in str(caught.value)
+    assert Accountant.from_state(accountant.state).spent("a").tolist() == [0.5, 0.5]
+
+
 # ---------------------------------------------------------------------- bad input
 
 

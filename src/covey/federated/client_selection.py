@@ -8,6 +8,9 @@ from covey.parts.errors import ConfigurationError
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Part, Setting, param
 
+_REMEMBERED = 64
+"""The number of rounds whose clients are remembered; those of others are drawn again."""
+
 
 class ClientSelection(Part):
     """A rule that chooses the clients of a round, the same at every node. One object serves all nodes."""
@@ -57,6 +60,8 @@ class Uniform(ClientSelection):
             clients = self._setting.nodes - 1
             draw = self._setting.generator("public clients", t).choice(clients, self.most(), replace=False) + 1
             self._chosen[t] = sorted(NodeId(int(client)) for client in draw)
+            if len(self._chosen) > _REMEMBERED:
+                del self._chosen[next(iter(self._chosen))]
         return self._chosen[t]
 
     def most(self) -> int:
@@ -73,6 +78,14 @@ class OverSelection(Uniform):
 
     kind = "over-selection"
     factor: float = param("The chosen clients for each that is needed.", default=1.3, ge=1)
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        if self.count is None and self.fraction is None:
+            raise ConfigurationError(
+                f"The 'count' or the 'fraction' of {self.named()} must be given: the clients that are needed. Without "
+                "one, all are, and the server would wait for the slowest."
+            )
 
     def most(self) -> int:
         return min(math.ceil(self.factor * self.wanted()), ClientSelection.most(self))

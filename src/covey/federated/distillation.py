@@ -60,7 +60,8 @@ class Lesson(State):
     """A distillation under way."""
 
     targets: Tensor | None = None
-    """The soft targets of all public samples in float16, so that teachers are asked once."""
+    """The soft targets of all public samples in float16, so that teachers are asked once; in float32 if some are beyond
+    its range."""
     best: Tensor | None = None
     """The student with the lowest loss on the public samples that are held out."""
     lowest: float | None = None
@@ -108,10 +109,9 @@ class StudentTraining(Part):
 
     def teach(self, node: LearningNode, targets: Tensor, t: int = 0, start: Tensor | Mixture | None = None) -> None:
         """Begin with given outputs for all public samples, S x C, and take the student for the node's model."""
-        bound = torch.finfo(torch.float16).max
-        lesson = node.keep(Lesson, self)
+        lesson, small = node.keep(Lesson, self), targets.half()
         lesson.rounds = self._rounds - t
-        lesson.targets = targets.clamp(-bound, bound).half()
+        lesson.targets = small if bool(small.isfinite().all()) else targets.float()
         node.model = node.initial(STUDENT) if start is None else computed(start)
 
     async def learn(self, node: LearningNode) -> None:

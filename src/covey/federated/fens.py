@@ -20,6 +20,7 @@ from covey.federated.distillation import STUDENT, SoftStudent
 from covey.federated.ends import SERVER
 from covey.federated.ensembles import joined
 from covey.federated.fens_messages import Asked, Change, Counts, Fan, Ids, Kept
+from covey.federated.merging import moderate
 from covey.federated.model_formats import FORMATS
 from covey.federated.one_shot import OneShot, labels_of_all
 from covey.federated.server_optimizers import FedAdam, ServerOptimizer
@@ -90,11 +91,13 @@ class Fens(OneShot):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        if setting.validation_samples and not any(setting.validation_samples):
-            raise ConfigurationError(_NO_PROXIES)
         self._optimizer = self.server_optimizer or FedAdam(eta=self.aggregator.eta)
         self._trains = "aggregator" in self.networks(setting)
-        if self._trains or self.aggregator.needs_counts:
+        self._fans_out = self._trains or self.aggregator.needs_counts
+        """Whether clients need the models of all."""
+        if self._fans_out and setting.validation_samples and not any(setting.validation_samples):
+            raise ConfigurationError(_NO_PROXIES)
+        if self._fans_out:
             sent = "changes by" if self._trains else "counts of"
             self.check_unprotected(setting, f"{sent} proxy samples for the aggregator {self.aggregator.title()}")
         self._fitted = setting.rounds - (0 if self.student is None else self.student_rounds)
@@ -104,7 +107,7 @@ class Fens(OneShot):
         await (self.serve(node) if node.id == SERVER else self.take_part(node))
 
     def views(self, adversary: Adversary, messages: Iterable[Arrived]) -> Iterator[View]:
-        """The server sees the model of every client, and so does each client."""
+        """The server sees the model of every client, and so does each client that gets them."""
         arrived = list(messages)
         yield from super().views(adversary, arrived)
         for head in adversary.usable([message for message in arrived if message.tag == "models"], Ids):
@@ -127,7 +130,7 @@ class Fens(OneShot):
     async def join(self, node: LearningNode, kept: Kept) -> None:
         """Upload the own model, and keep the logits of all models for the proxy samples."""
         await self.upload(node, held=node.data.validation)
-        if not node.data.validation:
+        if not self._fans_out or not node.data.validation:
             return
         inbox = await node.receive(tag="models", round=0, senders=[SERVER], timeout=self.waiting(kept, 0))
         for head in node.usable(inbox, Ids):
@@ -189,14 +192,16 @@ class Fens(OneShot):
                 await self.distil(node, kept, kept.models, self.student, t)
 
     async def fan_out(self, node: LearningNode, kept: Kept) -> None:
-        """Gather the clients' models, send all to all, and keep their logits for the test samples."""
+        """Gather the clients' models, send all to all who need them, and keep their logits for the test samples."""
         found = await self.gather(node)
-        kept.taking_part = self.taking_part(node, {int(local.sender): local.held for local, _ in found})
+        if self._fans_out:
+            kept.taking_part = self.taking_part(node, {int(local.sender): local.held for local, _ in found})
         if not found:
             return
         clients, models_KP = [NodeId(id) for id in kept.taking_part], torch.stack([model for _, model in found])
         kept.ids = [int(local.sender) for local, _ in found]
-        node.send(clients, Fan(ids=kept.ids, **self.format.pack(models_KP)), tag="models", round=0)
+        if clients:
+            node.send(clients, Fan(ids=kept.ids, **self.format.pack(models_KP)), tag="models", round=0)
         kept.labels = torch.zeros(node.nodes - 1, self.count, dtype=torch.int64)
         if self.needs_labels:
             kept.labels[[id - 1 for id in kept.ids]] = labels_of_all(found)
@@ -228,7 +233,8 @@ class Fens(OneShot):
         aggregator = node.initial("aggregator") if kept.aggregator is None else kept.aggregator
         node.send(clients, Asked(aggregator=aggregator), tag="aggregator", round=t)
         inbox = await node.receive(tag="change", round=t, senders=clients, timeout=self.patience)
-        changes = node.usable(inbox, Change, delta=Numbers(len(aggregator)))
+        usable = node.usable(inbox, Change, delta=Numbers(len(aggregator)))
+        changes = [change for change, _ in moderate(node, [(change, change.delta) for change in usable])]
         self.select(kept, aggregator, changes)
         total = sum(change.samples for change in changes)
         if total:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar, NoReturn, TypeAlias
+from typing import ClassVar, NoReturn, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -15,9 +15,11 @@ from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
 from covey.network.graph import Graph
 from covey.parts.errors import ProgramError
+from covey.runtime.content import Content
 
 Part: TypeAlias = tuple[Answer, Tensor]
 """A client's answer, and numbers of it: the shared part of its model, or others of one size for all clients."""
+Given = TypeVar("Given", bound=Content)
 TOO_LARGE = "its numbers are so large that their squares are not finite"
 
 
@@ -39,7 +41,7 @@ def weighed(node: LearningNode, parts: Iterable[Part]) -> list[Part]:
     return moderate(node, counted)
 
 
-def moderate(node: LearningNode, parts: Sequence[Part]) -> list[Part]:
+def moderate(node: LearningNode, parts: Sequence[tuple[Given, Tensor]]) -> list[tuple[Given, Tensor]]:
     """The parts whose numbers have finite squares. Others are rejected: they would make the server's model overflow."""
     if not parts:
         return []

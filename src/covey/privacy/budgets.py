@@ -1,12 +1,13 @@
 """A budget of privacy for every pair and coordinate, which refuses releases once it is spent."""
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from covey.parts.errors import BudgetExceeded, ConfigurationError
+from covey.parts.errors import BudgetExceeded, ConfigurationError, described, quoted
 from covey.privacy.bounds import level_of, positive, vector
 
 Floats = NDArray[np.float64]
@@ -29,13 +30,14 @@ class Accountant:
     """
 
     def __init__(self, coordinates: int, budget: ArrayLike, *, pairs: int = 1024) -> None:
-        if coordinates < 1 or pairs < 1:
+        if not _is_count(coordinates) or not _is_count(pairs):
             raise ConfigurationError(
-                f"An accountant must have at least one coordinate and one pair. Got {coordinates} and {pairs} instead."
+                "An accountant must have at least one coordinate and one pair, in whole numbers. "
+                f"Got {quoted(coordinates)} and {quoted(pairs)} instead."
             )
-        every = np.full(coordinates, budget) if isinstance(budget, int | float) else budget
-        self.budget: Floats = vector(every, "budget", coordinates, ge=0.0)
-        self.pairs = pairs
+        every = np.full(int(coordinates), budget) if isinstance(budget, Real) else budget
+        self.budget: Floats = vector(every, "budget", int(coordinates), ge=0.0)
+        self.pairs = int(pairs)
         self._spent: dict[Pair, Floats] = {}
 
     def spend(self, pair: Pair, epsilon: float, privacy: ArrayLike) -> None:
@@ -78,7 +80,29 @@ class Accountant:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """The accountant with such a `state`."""
-        found = cls(len(state["budget"]), state["budget"], pairs=state["pairs"])
-        found._spent = dict(zip(state["names"], np.array(state["spent"], dtype=np.float64), strict=True))
+        """The accountant with such a `state`.
+
+        Raises:
+            ConfigurationError: the state is not one of an accountant. Nothing is taken for unspent.
+        """
+        try:
+            budget, pairs, names = vector(state["budget"], "budget", None, ge=0.0), state["pairs"], [*state["names"]]
+            spent = np.array(state["spent"], dtype=np.float64)
+            known = all(isinstance(name, int | np.integer | str) for name in names) and len({*names}) == len(names)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"The state of an accountant must be one of `state`. {described(error)}."
+            ) from error
+        found = cls(len(budget), budget, pairs=pairs)
+        right = known and len(names) <= found.pairs and spent.shape == (len(names), len(budget))
+        if not right or not (np.isfinite(spent) & (spent >= 0)).all():
+            raise ConfigurationError(
+                "The state of an accountant must have different 'names', at most 'pairs' of them, and what each has "
+                f"'spent' of each coordinate, in [0, inf). Got {len(names)} names and spent of shape {spent.shape}."
+            )
+        found._spent = dict(zip(names, spent, strict=True))
         return found
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
