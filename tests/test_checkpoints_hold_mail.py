@@ -208,3 +208,25 @@ DAMAGED = {
 def test_mail_that_is_none_is_refused(case):
     with pytest.raises(RunError, match="'mail' is not that of nodes"):
         mail.check(DAMAGED[case], 5)
+
+
+@pytest.mark.parametrize(
+    "parts", [{"clients": {"kind": "over-selection", "count": 3, "factor": 2}}, {"patience": "60ms"}]
+)
+def test_nodes_that_continue_after_others_have_ended_are_resumed_with_their_mail(parts):
+    compute = {"kind": "log-normal", "median": 500, "sigma": 1.0}
+    tables = table(
+        program={"kind": "fedavg", **parts},
+        task={"local_steps": 3, "partition": {"kind": "dirichlet", "alpha": 0.2}, "validation": 0.2},
+        network={"nodes": 7, "compute": compute},
+        rounds=6,
+        checkpoint={"every": 1},
+    )
+    whole, written = simulate(tables)
+    alone = [saved for _, saved in written.checkpoints if 6 in saved["completed"] and min(saved["completed"]) < 5]
+    assert len(alone) > 1
+    for saved in alone:
+        assert "mail" in saved
+        resumed, _ = simulate(tables, checkpoint=wire.decode(wire.encode(saved)).payload)
+        assert torch.equal(models_of(resumed), models_of(whole))
+        assert resumed.now == whole.now

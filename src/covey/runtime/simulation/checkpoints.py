@@ -43,6 +43,8 @@ class Checkpoints:
         """The greatest number of rounds that a node has completed."""
         self.apart = False
         """True if some nodes go on without others, although the program is in step."""
+        self._rest = 0
+        """The last round with a checkpoint of nodes that continue after others have ended."""
         self._parting: Cut | None = None
         """The last cut that all nodes are past, but for some that have not reached it."""
         self._together = 0.0
@@ -89,7 +91,11 @@ class Checkpoints:
             # The first node that completes a round decides about a cut.
             due = (round > self._furthest or self.apart) and not self.cuts and self._cadence.is_due
             self._furthest = max(self._furthest, round)
-        if due and not (self.apart and self._is_behind(node)):
+        if not due or round in self.cuts or (self.apart and self._is_behind(node)):
+            return
+        if self._is_left_behind(node):
+            self._save_the_rest(round)
+        else:
             self._open(round)
 
     def _open(self, round: int) -> None:
@@ -99,6 +105,16 @@ class Checkpoints:
     def _is_behind(self, node: RunningNode) -> bool:
         """True if a node whose program runs has completed more rounds than this one."""
         return any(other.round > node.round for other in self._world.nodes if not other.mail.ended)
+
+    def _is_left_behind(self, node: RunningNode) -> bool:
+        """True if a node has ended after more rounds than this one. It will not send again what this one waits for."""
+        return any(other.round > node.round for other in self._world.nodes if other.mail.ended)
+
+    def _save_the_rest(self, round: int) -> None:
+        """Take a checkpoint with mail, once a round, of the nodes that continue after others have ended."""
+        if self._can_part and round not in (self._rest, self._world.rounds) and not self._world.stops:
+            self._rest = round
+            self._save(Cut.of_commits(self._world))
 
     def reach(self, node: RunningNode) -> None:
         """Add a node that is ready for its next round to the cut of its round."""
