@@ -8,10 +8,13 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import covey
 from covey.parts.errors import ConfigurationError, RunError
 from covey.runtime.cluster import endings, session
+from covey.runtime.cluster.crew import cores_each
 from covey.runtime.cluster.placement import Bundle, shortage
 from covey.runtime.cluster.versions import difference, versions
 from covey.runtime.emulation.host.log import sent_to_launcher
@@ -62,6 +65,14 @@ def ray(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", made)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return made
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=5), st.integers(1, 9))
+def test_actors_have_the_most_cores_with_which_each_fits_on_one_machine(machines, count):
+    cores = cores_each(machines, count)
+    room = [sum(has // each for has in machines) for each in range(1, 14)]
+    assert room[cores - 1] >= count or cores == 1
+    assert all(fits < count for fits in room[cores:])
 
 
 def connect(address=None):

@@ -4,7 +4,7 @@ They are not hosts: they have no state and no nodes, and nothing in the results 
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ from covey.runtime.prepared import Prepared, prepare
 _RESTARTS = 3
 """The number of times for which Ray may restart an actor, which has no state to lose."""
 _TRIALS = 3
+_WAIT = 60.0
+"""The seconds for which actors wait for a place that other work takes."""
+_LOOK = 0.1
 
 
 class Hand:
@@ -70,6 +73,7 @@ class RayCrew:
         if short is not None:
             raise RunError(f"{count} actors of the simulation ask for {short} of the cluster.")
         self._places = Places(ray, bundle, count, "spread")
+        self._wait()
         table = prepared.experiment.to_table()
         del table["engine"]
         table.pop("callback", None)
@@ -85,6 +89,15 @@ class RayCrew:
                 raise RunError(
                     "An actor of the simulation has other data or another model: all must load the same files."
                 )
+
+    def _wait(self) -> None:
+        late = time.monotonic() + _WAIT
+        while not self._places.are_there:
+            if time.monotonic() > late:
+                missing = self._places.missing()
+                self._places.close()
+                raise RunError(f"Actors of the simulation have no place after {_WAIT:g} seconds: {missing}.")
+            time.sleep(_LOOK)
 
     def _got(self, references: list[Any]) -> list[Any]:
         try:
@@ -112,6 +125,17 @@ class RayCrew:
         self._places.close()
 
 
+def cores_each(machines: Sequence[int], count: int) -> int:
+    """The most cores that each of some actors can have. An actor is on one machine.
+
+    Args:
+        machines: the cores of each machine.
+        count: the number of actors.
+    """
+    fits = (cores for cores in range(max(machines, default=1), 1, -1) if sum(has // cores for has in machines) >= count)
+    return next(fits, 1)
+
+
 @contextmanager
 def crew_for(prepared: Prepared, actors: int | None, compute: dict[str, Any]) -> Iterator[RayCrew]:
     """The crew of a run: by default an actor for each GPU, if it computes on GPUs, else for each machine.
@@ -127,11 +151,10 @@ def crew_for(prepared: Prepared, actors: int | None, compute: dict[str, Any]) ->
     with connected(None, cores=default_workers()) as session:
         there = session.ray.cluster_resources()
         gpus = int(str(compute["device"]).startswith("cuda"))
-        machines = sum(bool(node["Alive"]) for node in session.ray.nodes())
-        count = actors or (max(1, int(there.get("GPU", 0))) if gpus else machines)
-        crew = RayCrew(
-            session.ray, prepared, count, cores=max(1, int(there.get("CPU", 1) // count)), gpus=gpus, compute=compute
-        )
+        machines = [int(node["Resources"].get("CPU", 0)) for node in session.ray.nodes() if node["Alive"]]
+        count = actors or (max(1, int(there.get("GPU", 0))) if gpus else len(machines))
+        cores = cores_each(machines, count)
+        crew = RayCrew(session.ray, prepared, count, cores=cores, gpus=gpus, compute=compute)
         try:
             yield crew
         finally:
