@@ -415,3 +415,10 @@ def test_cohorts_send_nothing_that_the_noise_of_the_task_does_not_protect(facts,
     else:
         with pytest.raises(ConfigurationError, match=f"must send nothing that 'ldp' does not protect. {words}"):
             program.check_facts(setting)
+
+
+def test_cohorts_by_class_are_refused_where_noise_protects_samples():
+    program = begun(cohorts(max_rounds=2)).program
+    program.by = "class"
+    with pytest.raises(ConfigurationError, match=r"The 'by' of the program cpfl must be 'seed' with 'ldp'"):
+        program.check_facts(Setting(10, protects_samples=True, validation_samples=(0,)))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 import torch
@@ -106,3 +107,13 @@ def test_runs_without_what_inference_needs_are_refused(tmp_path):
     run = covey.run(tables, out=tmp_path / "bare")
     with pytest.raises(RunError, match="has no final models"):
         covey.infer(run)
+
+
+def test_models_that_differ_from_their_checksum_are_refused(run, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(run.folder, folder)
+    content = bytearray((folder / "models.npy").read_bytes())
+    content[len(content) // 2] ^= 64
+    (folder / "models.npy").write_bytes(content)
+    with pytest.raises(RunError, match=r"differs from its SHA256SUMS: models\.npy differs"):
+        covey.infer(folder, samples=9)

@@ -91,6 +91,11 @@ class CPFL(CohortTraining):
                 "The clients must have validation samples, so that a cohort sees when its loss stands still. Got none: "
                 "raise the 'validation' of the task, or set the 'max_rounds' of cpfl."
             )
+        if setting.protects_samples and self.by == "class":
+            raise ConfigurationError(
+                "The 'by' of the program cpfl must be 'seed' with 'ldp': by 'class', a client's cohort tells the class "
+                "of which it has most, without noise. Got 'class' instead."
+            )
         labels = self.distillation is not None and self.distillation.weights != "uniform"
         if setting.protects_samples and (held_out or labels):
             sent = "validation losses" if held_out else "numbers of samples of each class"

@@ -18,6 +18,8 @@ from covey.parts.errors import RunError
 from covey.runtime.experiment import Experiment
 from covey.runtime.prepared import prepare
 from covey.runtime.runs import Run
+from covey.runtime.runs.schema import MODELS
+from covey.runtime.runs.sums import check_sum
 
 _AT_ONCE = 512
 """The queries that all models answer together."""
@@ -45,7 +47,8 @@ def stored_outputs(
         quiet: whether to show no progress bar while data are downloaded.
 
     Raises:
-        RunError: the run keeps no models, its data differ, or its targets are not one class per sample.
+        RunError: the run keeps no models or differs from its checksums, its data differ, or its targets are not one
+            class per sample.
     """
     run = run if isinstance(run, Run) else Run(run)
     models = run.models
@@ -54,6 +57,7 @@ def stored_outputs(
             f"The run {run.folder} has no final models: it has not finished, or output.models was false. "
             "Inference needs one of each client."
         )
+    check_sum(run.folder, MODELS)
     prepared = prepare(Experiment.from_table(run.experiment), data=data, quiet=quiet)
     task = prepared.task
     with closing(task), task.at_work():

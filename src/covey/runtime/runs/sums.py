@@ -104,6 +104,17 @@ def check_sums(folder: Path, *, ended: bool = True, but: tuple[str, ...] = ()) -
     return len(looked_at)
 
 
+def check_sum(folder: Path, name: str) -> None:
+    """Check one file against its checksum, if the run has checksums, and one of it.
+
+    Raises:
+        RunError: the file differs, or the list is damaged.
+    """
+    listed = read_sums(folder).get(name) if (folder / SUMS).exists() else None
+    if listed is not None and (wrong := _what_is_wrong(folder / name, listed, True)):
+        raise RunError(f"The run {folder} differs from its {SUMS}: {name} {wrong}.")
+
+
 def _what_is_wrong(path: Path, digest: str | None, is_known: bool) -> str:
     if digest is None:
         return "is not listed"
