@@ -4,9 +4,12 @@ import json
 import os
 import shutil
 import sqlite3
+import ssl
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import covey as package
+from covey.runtime.emulation.transport.certificates import make
 from covey.runtime.runs import Run, RunWriter, lock
 from covey.watch.thinning import largest_triangles
 from tests.conftest import table
@@ -464,5 +468,27 @@ def test_the_page_beside_a_run_ends_with_it(tmp_path):
     said = beside.stderr.readline()
     assert "holds no run yet" in said
     assert "#token=" in said
+    beside.stdin.close()
+    assert beside.wait(timeout=30) == 0
+
+
+def test_a_page_with_the_certificate_of_a_host_is_encrypted(tmp_path, covey):
+    make(tmp_path / "certs", ["127.0.0.1:7000"], days=1)
+    options = ["--listen", "127.0.0.1:0", "--certs"]
+    refused = covey("watch", str(tmp_path), *options, str(tmp_path / "certs" / "launcher"))[2]
+    assert "is the launcher's" in refused
+    assert str(tmp_path / "certs" / "host-0") in refused
+    folder = tmp_path / "certs" / "host-0"
+    command = [sys.executable, "-m", "covey", "watch", ".", *options, str(folder), "--token", "--ends-with-input"]
+    beside = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    link, token = beside.stderr.readline().split("resume runs: ")[1].strip().split("/#token=")
+    trusted = ssl.create_default_context(cafile=str(folder / "authority.pem"))
+    request = urllib.request.Request(f"{link}/api/runs", headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, context=trusted) as answer:
+        assert json.loads(answer.read())["rows"] == []
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{link}/api/runs", context=trusted)
+    with pytest.raises(urllib.error.URLError, match="CERTIFICATE_VERIFY_FAILED"):
+        urllib.request.urlopen(link)
     beside.stdin.close()
     assert beside.wait(timeout=30) == 0

@@ -127,11 +127,18 @@ def _encrypted(certs: Path) -> ssl.SSLContext:
     """The TLS context of a server with the certificate of this machine. The token tells who may read, not TLS.
 
     Raises:
-        ConfigurationError: the folder has no usable certificate.
+        ConfigurationError: the folder has no certificate that a browser accepts of a server.
     """
     from covey.runtime.emulation.transport.certificates import Certificates
+    from covey.runtime.emulation.transport.handshake import LAUNCHER, title
 
-    context = Certificates.load(certs).served
+    found = Certificates.load(certs)
+    if found.owner == title(LAUNCHER):
+        raise ConfigurationError(
+            f"The certificate in {certs} is the launcher's, which calls and is never called: no browser would accept "
+            f"it. Give --certs the folder of this machine's host, such as {certs.parent / 'host-0'}."
+        )
+    context = found.served
     context.verify_mode = ssl.CERT_NONE
     return context
 
