@@ -219,7 +219,7 @@ def usable(
 def _form(content: type[Content] | None, entries: Mapping[str, Wanted]) -> _Form:
     """The entries of a class of contents, some of them with a narrower type and required."""
     # Others need not be hashable, or equal only if they mean the same.
-    if not all(type(wanted) is Numbers for wanted in entries.values()):
+    if not all(type(wanted) is Numbers or type(wanted).__eq__ is object.__eq__ for wanted in entries.values()):
         return _made_form(content, entries)
     key: Any = (content, *entries.items())
     found = _FORMS.get(key)

@@ -5,7 +5,7 @@ import reprlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import numpy as np
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from covey.runtime.running_node import RunningNode
 
 
+_NO_DROPS = (0,) * len(REASONS)
+
+
 @dataclass(slots=True, eq=False)
 class Snapshot:
     """The resumable state of one node at the end of a round."""
@@ -31,9 +34,9 @@ class Snapshot:
     state: Entries
     learned: Any
     """The resumable state of a node that learns, beside `state`."""
-    loss: float | None
+    loss: SupportsFloat | None
     counters: list[int]
-    drops: Sequence[int] = (0,) * len(REASONS)
+    drops: Sequence[int] = _NO_DROPS
     """The number of dropped messages by reason, in the order of `covey.runtime.mailbox.REASONS`."""
     spent: Sequence[float] = (0.0,) * len(SPENT)
     """Seconds by activity, in the order of SPENT."""
@@ -67,7 +70,7 @@ def snapshot_of(node: "RunningNode", uplink: float = 0.0) -> Snapshot:
         learned=node.learned(),
         loss=node.loss,
         counters=counters_of(node),
-        drops=[mail.drops[reason] for reason in REASONS],
+        drops=[mail.drops[reason] for reason in REASONS] if mail.drops else _NO_DROPS,
         spent=node.seconds.copy(),
         busy=node.busy,
         evaluated=node.evaluated,
@@ -154,7 +157,7 @@ def pack(snapshots: Sequence[Snapshot], task: LoadedTask) -> dict[str, Any]:
         "clocks": np.array([s.clock for s in snapshots], dtype=np.float64),
         "uplinks": np.array([s.uplink for s in snapshots], dtype=np.float64),
         "orders": np.array([s.order for s in snapshots], dtype=np.int64),
-        "losses": np.array([math.nan if s.loss is None else s.loss for s in snapshots], dtype=np.float64),
+        "losses": np.array([math.nan if s.loss is None else float(s.loss) for s in snapshots], dtype=np.float64),
         "counters": np.array([s.counters for s in snapshots], dtype=np.int64),
         "drops": np.array([s.drops for s in snapshots], dtype=np.int64),
         "spent": np.array([tuple(s.spent) for s in snapshots], dtype=np.float64),
