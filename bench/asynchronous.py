@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from covey.learning.jobs import Training
+from covey.learning.loaded import LoadedLearning
 from covey.runtime.experiment import Experiment
 from covey.runtime.prepared import prepare
 from covey.runtime.simulation.world import World
@@ -37,6 +38,7 @@ def rows() -> Iterator[list[str]]:
     torch.set_num_threads(1)
     for speed, sigma in SPEEDS.items():
         yield _batches(speed, sigma)
+    yield _idle()
     yield _backlog()
 
 
@@ -61,7 +63,28 @@ def _batches(speed: str, sigma: float) -> list[str]:
     ]
 
 
-def _mean_batch(world: World) -> float:
+def _idle() -> list[str]:
+    """The processor's time of gossip learning among idle nodes, and of the same with trainings computed when due."""
+    program = {"kind": "gossip-learning", "topology": "complete", "jitter": 0.0}
+    may_defer, spent, sizes = LoadedLearning.may_defer, dict[bool, list[float]](), dict[bool, float]()
+    for defers in (True, False) * 3:
+        LoadedLearning.may_defer = may_defer if defers else lambda task, prepared: False  # type: ignore[method-assign]
+        world = _world(program, compute=3200)
+        LoadedLearning.may_defer = may_defer  # type: ignore[method-assign]
+        began = process_time()
+        sizes[defers] = _mean_batch(world, 10.0)
+        spent.setdefault(defers, []).append(process_time() - began)
+    later, at_once = (min(spent[defers]) for defers in (True, False))
+    return [
+        f"gossip learning: trainings computed together, {NODES} nodes that are busy for 1 % of the time",
+        f"{sizes[True]:.1f}",
+        ">= 16",
+        f"{sizes[False]:.1f} if each is computed when its time is over, which takes {at_once / later:.1f} times as "
+        "long",
+    ]
+
+
+def _mean_batch(world: World, limit: float = 3.0) -> float:
     """The mean number of trainings of a call of the learner, in some rounds of the median node."""
     sizes: list[int] = []
     learner = world.task.learner  # type: ignore[attr-defined]
@@ -71,7 +94,7 @@ def _mean_batch(world: World) -> float:
         sizes.append(len(trainings))
         train(trainings)
 
-    learner.train, world.limit = counted, 3.0
+    learner.train, world.limit = counted, limit
     world.begin()
     world.run()
     return float(np.mean(sizes))

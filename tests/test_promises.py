@@ -70,7 +70,7 @@ class Curious:
         self.known: dict[int, list[torch.Tensor]] = {}
         self.indices: dict[int, np.ndarray] = {}
         self.looked_at = 0
-        post, trained, differentiated = World.post, RunningLearningNode.trained, RunningLearningNode.differentiated
+        post, differentiated = World.post, RunningLearningNode.differentiated
         masked = Agreement.masked
 
         def listen(world, node, receivers, payload, tag, round):
@@ -78,10 +78,13 @@ class Curious:
                 self.look(node, payload)
             return post(world, node, receivers, payload, tag, round)
 
-        def learn(node, training):
-            update = trained(node, training)
-            self.known.setdefault(node.id, []).extend([update.model, update.start, update.delta])
-            return update
+        def remembered(trained):
+            def learn(node, training):
+                update = trained(node, training)
+                self.known.setdefault(node.id, []).extend([update.model, update.start, update.delta])
+                return update
+
+            return learn
 
         def derive(node, training):
             gradient = differentiated(node, training)
@@ -97,7 +100,8 @@ class Curious:
         self.kept: list[np.ndarray] = []
         """The masked arrays, kept so that no other array gets their address."""
         monkeypatch.setattr(World, "post", listen)
-        monkeypatch.setattr(RunningLearningNode, "trained", learn)
+        for name in ("trained", "_trained_later"):
+            monkeypatch.setattr(RunningLearningNode, name, remembered(getattr(RunningLearningNode, name)))
         monkeypatch.setattr(RunningLearningNode, "differentiated", derive)
         monkeypatch.setattr(Agreement, "masked", mask)
 

@@ -5,14 +5,17 @@ Shapes: K models, S samples, P parameters.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 from torch import Tensor
 
 from covey.learning.dataset import Split
+from covey.learning.deferred import Deferred, DeferredLoss
 from covey.learning.mixture import Mixture, computed
 from covey.learning.node import Metrics, Update, Work
 from covey.learning.optimizers import Slots
+from covey.parts.errors import ModelError
 
 if TYPE_CHECKING:
     from covey.learning.learner import Learner
@@ -43,6 +46,10 @@ class Training:
     position: int = 0
     """The number of samples that the node has used before, from which on a stream is read."""
     learner: "Learner | None" = None
+    waits: bool = False
+    """True if its time may pass before it is computed."""
+    later: "DeferredUpdate | None" = None
+    """The result that its node has, if its time has passed before it was computed."""
 
     @property
     def worker(self) -> "Learner":
@@ -52,6 +59,62 @@ class Training:
     @property
     def done(self) -> bool:
         return self.update is not None
+
+
+def not_finite(node: int, round: int, what: str = "model") -> ModelError:
+    """The error for a model that is not finite after a training."""
+    return ModelError(
+        f"The {what} of node {node} is not finite after its training in round {round}. "
+        f'Lower the learning rate, or set non_finite = "drop" in the task to continue without such nodes.'
+    )
+
+
+class DeferredUpdate(Update):
+    """The result of a training that is computed when it is needed.
+
+    Args:
+        training: the training.
+        node: its node.
+        model: the trained model.
+        start: the model from which it starts.
+        loss: its loss.
+        steps: the number of its steps.
+    """
+
+    __slots__ = ("_deferred_loss", "_node", "_training")
+
+    def __init__(
+        self, training: Training, node: int, model: Deferred, start: Tensor, loss: DeferredLoss, steps: int
+    ) -> None:
+        self.model, self._start, self._used = model, start, self._counted
+        self.samples, self.steps = training.worker.cost(training), steps
+        self._training, self._node, self._deferred_loss = training, node, loss
+
+    def done(self) -> Update:
+        """The computed result."""
+        computed(self.model)
+        assert self._training.update is not None
+        return self._training.update
+
+    def fix(self, update: Update) -> None:
+        """Set the computed result.
+
+        Raises:
+            ModelError: it is not finite.
+        """
+        if not self._training.finite:
+            raise not_finite(self._node, self._training.round)
+        assert isinstance(self.model, Deferred)
+        self.model.become(update.model)
+        self._deferred_loss.number = update.loss
+
+    def _counted(self) -> np.ndarray | None:
+        return self.done().label_counts
+
+    loss: Any = property(lambda self: float(self._deferred_loss))
+    lr: Any = property(lambda self: self.done().lr)
+    guesses: Any = property(lambda self: self.done().guesses)
+    normaliser: Any = property(lambda self: self.done().normaliser)
 
 
 @dataclass(slots=True, eq=False)
@@ -91,6 +154,7 @@ class Evaluating:
 
     worker: Judge
     model: Tensor | Mixture
+    waits: ClassVar[bool] = False
     metrics: Metrics | None = None
 
     @property
@@ -138,6 +202,7 @@ class Predicting:
     worker: Predictor
     models: Sequence[Tensor | Mixture]
     inputs: Tensor
+    waits: ClassVar[bool] = False
     outputs: Tensor | None = None
     """The outputs, K x S x ..."""
 

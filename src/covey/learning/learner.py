@@ -282,6 +282,8 @@ class Learner:
             if training.update is not None and training.finite and not training.gradient:
                 model = training.update.model
                 model.known_finite = model._version  # type: ignore[attr-defined]
+            if training.later is not None and training.update is not None:
+                training.later.fix(training.update)
 
     def train(self, trainings: Sequence[Training]) -> None:
         """Compute trainings, and set their `update`, `slots` and `finite`."""

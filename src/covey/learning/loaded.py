@@ -5,7 +5,7 @@ Shapes: N nodes, P parameters.
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -24,7 +24,7 @@ from covey.learning.exported import describe
 from covey.learning.further import further_learner
 from covey.learning.jobs import Judge, Judged, Learned, Predictor, Shown
 from covey.learning.learner import Learner
-from covey.learning.mixing import mix
+from covey.learning.mixing import levels, mix
 from covey.learning.mixture import Mixture, computed
 from covey.learning.optimizers import Slots
 from covey.learning.protected import largest_update, mechanism_of
@@ -42,6 +42,8 @@ from covey.parts.seeds import is_fresh
 from covey.runtime.task import Crew, Gain, LoadedTask, Request
 
 if TYPE_CHECKING:
+    from covey.runtime.jobs import Job, Worker
+    from covey.runtime.prepared import Prepared
     from covey.runtime.running_node import RunningNode
     from covey.runtime.stage import Stage
 
@@ -214,10 +216,20 @@ class LoadedLearning(LoadedTask):
     def begin_thread(self) -> None:
         torch.set_num_threads(1)
 
-    def compute_pending(self) -> None:
-        if self.mixtures:
-            mixtures, self.mixtures = self.mixtures, []
-            mix(mixtures, self.learner)
+    def compute_pending(self, jobs: "MutableMapping[Worker, list[Job]] | None" = None) -> None:
+        trainings: Any = jobs.pop(self.learner, []) if jobs else []
+        mixtures, self.mixtures = self.mixtures, []
+        for some, those in levels(mixtures, trainings):
+            mix(some, self.learner)
+            if those:
+                self.learner.do(those)
+
+    def may_defer(self, prepared: "Prepared") -> bool:
+        """True if trainings may be computed after their time: nothing that decides on the run needs their numbers."""
+        task = self.learner.task
+        keeps = task.optimizer.state == "keep" and (bool(task.optimizer.slots()) or task.optimizer.steps_modules)
+        free = task.ldp is None and task.non_finite == "stop" and not keeps
+        return free and not prepared.in_step and prepared.experiment.observer is None
 
     def scale_learning_rate(self, round: int, factor: float) -> None:
         for learner in (self.learner, *self.further.values()):

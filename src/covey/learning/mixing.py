@@ -3,7 +3,7 @@
 Shapes: M mixtures, R distinct models in them, P parameters.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -14,8 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from covey.learning.deferred import Depth
+from covey.learning.jobs import Training
 from covey.learning.learner import Learner
-from covey.learning.mixture import SHORT, Mixture
+from covey.learning.mixture import SHORT, Mixture, depth_of
 
 SMALL = 1 << 11
 """The largest model for which one sparse product of all models beats separate additions, whose cost is mostly that of
@@ -26,6 +28,8 @@ def mix(mixtures: Sequence[Mixture], learner: Learner) -> None:
     """Compute every mixture that is not computed yet. One that occurs twice is computed once: two threads must not
     compute the same one."""
     open_ones = [mixture for mixture in {id(one): one for one in mixtures}.values() if mixture.value is None]
+    for mixture in open_ones:
+        mixture.settle()
     small = learner.layout.size <= SMALL and learner.device.type == "cpu"
     apart = [mixture for mixture in open_ones if not small or type(mixture) is not Mixture]
     if apart:
@@ -35,6 +39,19 @@ def mix(mixtures: Sequence[Mixture], learner: Learner) -> None:
         some = [mixture for mixture in open_ones if mixture.is_long is long]
         if some:
             _together(some, np.float64 if long else np.float32)
+
+
+def levels(
+    mixtures: Sequence[Mixture], trainings: Sequence[Training]
+) -> Iterator[tuple[list[Mixture], list[Training]]]:
+    """Mixtures and trainings by depth: each level depends on the earlier ones alone, its trainings on its mixtures."""
+    found: dict[Depth, tuple[list[Mixture], list[Training]]] = {}
+    for mixture in mixtures:
+        if mixture.value is None:
+            found.setdefault(depth_of(mixture), ([], []))[0].append(mixture)
+    for training in trainings:
+        found.setdefault((depth_of(training.start)[0] + 1, 0), ([], []))[1].append(training)
+    return (found[depth] for depth in sorted(found))
 
 
 def _together(open_ones: Sequence[Mixture], dtype: type[np.float32 | np.float64]) -> None:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from covey.learning.deferred import KNOWN, Deferred, Depth
 from covey.parts.native import kernels
 
 SHORT = 100
@@ -32,16 +33,19 @@ class Mixture:
             averaged there, and the own numbers take the place of the rest.
     """
 
-    __slots__ = ("models", "pulls", "value", "weights")
+    __slots__ = ("later", "models", "pulls", "value", "weights")
 
     def __init__(self, models: Sequence[Tensor], weights: Sequence[float], pulls: Sequence[Pull] = ()) -> None:
         self.models: Sequence[Tensor] | None = models
         self.weights = weights
         self.pulls = pulls
         self.value: Tensor | None = None
+        self.later: Deferred | None = None
+        """The combination as a tensor that is computed when it is needed, if a program has it."""
 
     def tensor(self) -> Tensor:
         """The combination, computed now if it was not before."""
+        self.settle()
         if self.value is None:
             assert self.models is not None
             own = self.models[0]
@@ -54,6 +58,14 @@ class Mixture:
             self.fix(total)
             return total
         return self.value
+
+    def settle(self) -> None:
+        """Compute the models that are deferred; this combination, too, if it waits for the same."""
+        models = self.models
+        if models is not None and any(type(model) is Deferred for model in models):
+            settled = [*map(computed, models)]
+            if self.models is not None:
+                self.models = settled
 
     @property
     def is_long(self) -> bool:
@@ -81,6 +93,8 @@ class Mixture:
         self.value = value
         self.models = None
         self.pulls = ()
+        if self.later is not None:
+            self.later.become(value)
 
 
 def draw(total: Tensor, own: Tensor, pull: Pull) -> None:
@@ -109,5 +123,17 @@ def draw_with_torch(total: Tensor, own: Tensor, pull: Pull) -> None:
 
 
 def computed(model: Any) -> Tensor:
-    """The model itself, or the value of a mixture."""
-    return model.tensor() if isinstance(model, Mixture) else model
+    """The model itself, or the value of a mixture or of a deferred model."""
+    if isinstance(model, Mixture):
+        return model.tensor()
+    return model.value() if type(model) is Deferred else model
+
+
+def depth_of(model: Tensor | Mixture) -> Depth:
+    """The depth of a model among those that are not computed."""
+    if type(model) is Deferred:
+        return model.depth if model.found is None else KNOWN
+    if isinstance(model, Mixture) and model.models is not None:
+        trainings, mixtures = max(map(depth_of, model.models))
+        return trainings, mixtures + 1
+    return KNOWN

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from covey.learning.dataset import Split
+from covey.learning.deferred import Deferred
 from covey.learning.mixture import Mixture
 from covey.learning.models import Model
 from covey.learning.objectives import Objective
@@ -110,7 +111,8 @@ class Update:
     @property
     def start(self) -> Tensor:
         """The model from which training started."""
-        return own(self._start)
+        # A deferred one is never written to.
+        return self._start if type(self._start) is Deferred else own(self._start)
 
     @property
     def delta(self) -> Tensor:

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from covey.learning.deferred import Deferred, DeferredLoss
 from covey.learning.handed import Handed
-from covey.learning.jobs import Evaluating, Judged, Learned, Predicting, Training
-from covey.learning.mixture import Mixture
+from covey.learning.jobs import DeferredUpdate, Evaluating, Judged, Learned, Predicting, Training, not_finite
+from covey.learning.mixture import Mixture, depth_of
 from covey.learning.node import Gradient, LearningNode, LocalData, Metrics, Samples, Update, Work
 from covey.learning.optimizers import Slots
 from covey.learning.requests import SPLITS, inputs_of, work_of
@@ -50,6 +51,7 @@ class RunningLearningNode(RunningNode, LearningNode):
         "_model",
         "_usual_samples",
         "data",
+        "defers",
         "further_slots",
         "handed",
         "holder",
@@ -82,6 +84,8 @@ class RunningLearningNode(RunningNode, LearningNode):
         """The samples that its program may not send; None if it may."""
         self._usual_samples = 0
         """The cost of a training with the settings of the task, in samples; 0 before it is known."""
+        self.defers = stage.batches and not self.careful and task.may_defer(stage.prepared)
+        """True if its trainings and mixtures are computed when their numbers are needed."""
 
     # ------------------------------------------------------------------ the model
 
@@ -119,10 +123,21 @@ class RunningLearningNode(RunningNode, LearningNode):
     def _computed(self) -> Tensor:
         model = self._model
         if not isinstance(model, Tensor):
+            if model.value is None and self.defers:
+                self._model = model = self._deferred(model)
+                return model
             if model.value is None and self.stage.batches:
                 self.task.compute_pending()
             self._model = model = self.mixed(model)
+        elif type(model) is Deferred and model.found is not None:
+            self._model = model = model.found
         return model
+
+    def _deferred(self, mixture: Mixture) -> Deferred:
+        """An open mixture as a tensor that is computed when it is needed."""
+        if mixture.later is None:
+            mixture.later = Deferred.of(self.shape, self.task.device, depth_of(mixture), self.stage.do_jobs)
+        return mixture.later
 
     def mixed(self, model: Tensor | Mixture) -> Tensor:
         """A model of this node, computed now if it was not before."""
@@ -179,10 +194,13 @@ class RunningLearningNode(RunningNode, LearningNode):
         stage = self.stage
         began = stage.now
         training = self._new_training(model, self._work(work) if work else USUAL)
+        training.waits = self.defers and training.work is USUAL
         seconds = stage.seconds(self, self._samples(training), training=True)
         await stage.compute(self, training, seconds)
         self.seconds[TRAINING] += stage.now - began
         self.busy += seconds
+        if training.update is None:
+            return self._trained_later(training)
         if not training.finite:
             await self._end_not_finite()
         return self.trained(training)
@@ -347,6 +365,22 @@ class RunningLearningNode(RunningNode, LearningNode):
         self.loss = update.loss
         return update
 
+    def _trained_later(self, training: Training) -> Update:
+        """Count a training whose time has passed, and return the result that is computed when it is needed."""
+        stage, learner = self.stage, self.task.learner
+        start: Any = training.start
+        model = Deferred.of(self.shape, self.task.device, (depth_of(start)[0] + 1, 0), stage.do_jobs)
+        if isinstance(start, Mixture):
+            start = self._deferred(start) if start.value is None else start.value
+        loss = DeferredLoss(stage.do_jobs)
+        training.later = update = DeferredUpdate(
+            training, self.id, model, start, loss, learner.steps(training.holder, training.work)
+        )
+        self.steps += update.steps
+        self.samples_used += update.samples
+        self.loss = loss
+        return update
+
     def differentiated(self, training: Training) -> Gradient:
         """Record the result of a gradient, and return it."""
         found = training.update
@@ -358,10 +392,7 @@ class RunningLearningNode(RunningNode, LearningNode):
     async def _end_not_finite(self, what: str = "model") -> None:
         """End the run, or the node, because its model is not finite."""
         if self.task.learner.task.non_finite == "stop":
-            raise ModelError(
-                f"The {what} of node {self.id} is not finite after its training in round {self.round}. "
-                f'Lower the learning rate, or set non_finite = "drop" in the task to continue without such nodes.'
-            )
+            raise not_finite(self.id, self.round, what)
         await self.stage.drop(self, f"its {what} is not finite in round {self.round}")
 
     async def evaluate(self, model: Tensor | Mixture | None = None, split: str = "validation") -> Metrics:

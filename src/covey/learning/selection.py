@@ -28,7 +28,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from covey.learning.mixture import Mixture
+from covey.learning.mixture import Mixture, computed
 from covey.learning.node import MODEL, Update
 from covey.messages import wire
 from covey.parts.errors import ConfigurationError, ModelError
@@ -221,8 +221,11 @@ class _Assembled(Mixture):
     __slots__ = ("_parts",)
 
     def __init__(self, model: Tensor, parts: Sequence[tuple[Sequence[slice], Tensor | Mixture]]) -> None:
-        super().__init__([model], [1.0])
+        super().__init__([computed(model)], [1.0])
         self._parts = parts
+        for _, part in parts:
+            if isinstance(part, Mixture):
+                part.settle()
 
     def tensor(self) -> Tensor:
         if self.value is None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -38,6 +38,10 @@ class Job(Protocol):
     @property
     def done(self) -> bool:
         """True if the job has its result."""
+
+    @property
+    def waits(self) -> bool:
+        """True if its time may pass before it is done, because its result is computed when it is needed."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,7 @@ class Call:
     arguments: tuple[Any, ...]
     random: Callable[[], np.random.Generator] | None
     """Makes the generator for the function, if it has a parameter `random`."""
+    waits: ClassVar[bool] = False
     result: Any = None
     error: Exception | None = None
     done: bool = field(default=False)

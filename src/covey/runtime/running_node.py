@@ -4,7 +4,7 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, TypeVar
 
 import numpy as np
 
@@ -128,7 +128,8 @@ class RunningNode(Node):
         """The actions to take when the paused node continues; None if it is not paused."""
         self.acted = False
         """True if its program has sent or taken messages since its last round, other than in handlers."""
-        self.loss: float | None = None
+        self.loss: SupportsFloat | None = None
+        """The loss of its last training; a number, or an object that computes it."""
         self.bytes_out = self.messages_out = self.steps = self.samples_used = 0
         self.value_bytes_out = self.index_bytes_out = self.posted = 0
         self.seconds = [0.0] * len(SPENT)

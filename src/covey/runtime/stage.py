@@ -126,6 +126,9 @@ class Stage(ABC):
     def compute(self, node: RunningNode, job: Job, seconds: float) -> Awaitable[None]:
         """Do a job, which takes `seconds` of the node."""
 
+    def do_jobs(self) -> None:
+        """Do the work that is delayed."""
+
     def seconds(self, node: RunningNode, samples: float, *, training: bool = False) -> float:
         """The duration of a node's work on some samples that begins now."""
         usual, devices = samples / self.speeds[node.id], self.network.devices

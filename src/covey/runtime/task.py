@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from covey.parts.parameters import Part, Setting
 
 if TYPE_CHECKING:
     from covey.runtime.experiment import Experiment
+    from covey.runtime.jobs import Job, Worker
     from covey.runtime.models import Models
     from covey.runtime.running_node import RunningNode
     from covey.runtime.stage import Stage
@@ -221,8 +222,8 @@ class LoadedTask(ABC):
     def begin_thread(self) -> None:
         """Initialise a computing thread."""
 
-    def compute_pending(self) -> None:
-        """Compute the values that wait to be computed together."""
+    def compute_pending(self, jobs: "MutableMapping[Worker, list[Job]] | None" = None) -> None:
+        """Compute the values that wait to be computed together, and the jobs with which they are. These are removed."""
 
     def scale_learning_rate(self, round: int, factor: float) -> None:
         """Multiply the learning rate of all nodes by a factor, in all rounds from one on."""

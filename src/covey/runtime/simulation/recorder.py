@@ -11,7 +11,7 @@ from covey.runtime.node import Message
 from covey.runtime.recorder import Recorder, framed, of_moment
 from covey.runtime.running_node import RunningNode
 from covey.runtime.runs import RunWriter
-from covey.runtime.runs.schema import MOMENTS, NETWORK
+from covey.runtime.runs.schema import COMMIT_COLUMNS, MOMENTS, NETWORK
 
 if TYPE_CHECKING:
     from covey.runtime.simulation.world import World
@@ -40,13 +40,14 @@ class SimulationRecorder(Recorder):
         if due and self.callbacks:
             self.callbacks.committed(node.round, world.now)
         if len(self.rows) >= 1024:
+            world.do_waiting()
             self.hand_over()
         if due and len(self.pending) >= 2 * world.size:
-            world.task.compute_pending()
+            world.do_waiting()
             self.evaluate()
         elif due and self.callbacks.acts and self._is_complete(node.round):
             # A callback's actions take effect from this moment on, whatever is computed together.
-            world.task.compute_pending()
+            world.do_waiting()
             self.evaluate()
         if self.progress is not None and self.commits % 64 == 0 and perf_counter() - self._shown > 0.1:
             self.show()
@@ -68,7 +69,7 @@ class SimulationRecorder(Recorder):
     def evaluate_moment(self) -> None:
         """Evaluate all nodes in their current states."""
         task = self.world.task
-        task.compute_pending()
+        self.world.do_waiting()
         shown = [task.shown(node) for node in self.at_moment()]
         if shown:
             kept = task.summary()
@@ -137,7 +138,9 @@ class SimulationRecorder(Recorder):
             self._shown = perf_counter()
             world = self.world
             nodes = world.nodes
-            losses = [node.loss for node in nodes if node.loss is not None]
+            # A deferred one may have no number.
+            known: list[Any] = [getattr(node.loss, "number", node.loss) for node in nodes]
+            losses = [loss for loss in known if loss is not None]
             rounds = sum(node.round for node in nodes) / world.size
             time = world.now if time is None else time
             loss = sum(losses) / len(losses) if losses else None
@@ -146,13 +149,13 @@ class SimulationRecorder(Recorder):
 
     def hand_over(self) -> None:
         """Pass commits to the writer before every computation, so that readers of the folder see them."""
-        if self.writer is not None and self.rows:
-            self.writer.commits(self.rows)
-        self.rows = []
+        rows, self.rows = self.rows, []
+        if self.writer is not None and rows:
+            self.writer.commits([*map(_with_loss, rows)])
 
     def flush(self) -> None:
         """Write all records so far."""
-        self.world.task.compute_pending()
+        self.world.do_waiting()
         self.evaluate()
         self.hand_over()
         if self.writer is not None:
@@ -171,3 +174,12 @@ class SimulationRecorder(Recorder):
             self.writer.flush()
         # Events after the last round, such as a later absence, do not count as time of the run.
         self.show(self.last_commit)
+
+
+_LOSS = COMMIT_COLUMNS.index("train_loss")
+
+
+def _with_loss(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A commit with the number of its loss."""
+    loss = row[_LOSS]
+    return row if loss is None or type(loss) is float else (*row[:_LOSS], float(loss), *row[_LOSS + 1 :])

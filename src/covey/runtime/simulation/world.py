@@ -30,6 +30,8 @@ from covey.runtime.simulation.schedule import Schedule
 from covey.runtime.snapshots import Snapshot, snapshot_of
 from covey.runtime.stage import Stage
 
+_MOST_WAITING = 4096
+"""The greatest number of jobs that wait until their results are needed."""
 _ABSENCES_IN_VAIN = 100
 """Churn keeps virtual time going for ever. All nodes are stuck when each has left this often without a round."""
 
@@ -61,6 +63,8 @@ class World(Stage):
         self.current: SimulatedActivity | None = None
         self.submitted: list[tuple[float, int, SimulatedActivity, Job]] = []
         """Jobs that are not done: (due time, order, activity, job)."""
+        self.waiting: list[Job] = []
+        """Jobs whose time has passed, and whose results are not needed yet."""
         self._in_vain = 0
         """The number of departures of nodes since a node completed a round."""
         self.running = self.size
@@ -250,27 +254,48 @@ class World(Stage):
         activity, job = submitted
         if activity.done:
             return
-        if not job.done:
+        if job.waits and not job.done:
+            self.waiting.append(job)
+            if len(self.waiting) >= min(job.worker.at_once, _MOST_WAITING):
+                self.do_jobs()
+        elif not job.done:
             self.do_jobs()
         activity.resume()
 
     def do_jobs(self) -> None:
-        """Compute pending mixtures and evaluations, and the jobs that are due first, as many as fit."""
-        self.task.compute_pending()
-        self.recorder.hand_over()
-        self.recorder.evaluate()
-        jobs: dict[Worker, list[Job]] = {}
-        left = []
-        for entry in sorted(entry for entry in self.submitted if not entry[2].done):
+        """Compute all that waits, evaluations, and the jobs that are due first, as many as fit."""
+        past = set(map(id, self.waiting))
+        jobs, left = self._by_worker(self.waiting), []
+        for entry in sorted(entry for entry in self.submitted if not (entry[2].done or id(entry[3]) in past)):
             job = entry[3]
             chosen = jobs.setdefault(job.worker, [])
             if len(chosen) < job.worker.at_once:
                 chosen.append(job)
             else:
                 left.append(entry)
-        self.submitted = left
+        self.waiting, self.submitted = [], left
+        if past:  # The losses of commits are not known before.
+            self.task.compute_pending(jobs)
+        else:
+            self.task.compute_pending()
+        self.recorder.hand_over()
+        self.recorder.evaluate()
         for worker, chosen in jobs.items():
             worker.do(chosen)
+
+    def do_waiting(self) -> None:
+        """Compute pending mixtures, and the jobs whose time has passed."""
+        past = set(map(id, self.waiting))
+        jobs, self.waiting = self._by_worker(self.waiting), []
+        if past:
+            self.submitted = [entry for entry in self.submitted if id(entry[3]) not in past]
+        self.task.compute_pending(jobs)
+
+    def _by_worker(self, jobs: Sequence[Job]) -> dict[Worker, list[Job]]:
+        found: dict[Worker, list[Job]] = {}
+        for job in jobs:
+            found.setdefault(job.worker, []).append(job)
+        return found
 
     # ------------------------------------------------------------------ messages
 
