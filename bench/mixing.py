@@ -1,12 +1,12 @@
 """Mixing: covey's two ways against each other, by the size of the model."""
 
 from collections.abc import Iterator
-from time import perf_counter
+from time import perf_counter, process_time
 
 import numpy as np
 import torch
 
-from covey.decentralized.topology import RandomRegular
+from covey.decentralized.topology import Complete, RandomRegular
 from covey.learning import mixing
 from covey.learning.mixture import Mixture
 from covey.parts.parameters import Setting
@@ -58,3 +58,28 @@ def rows() -> Iterator[list[str]]:
         )
         yield [f"mixing, {size:,} parameters: one sparse product is faster by", f"{ratio:.2f}", "", detail]
     mixing.SMALL = usual
+    for size in (650, 7850):
+        yield _crowded(size)
+
+
+def _crowded(size: int, nodes: int = 1000) -> list[str]:
+    """All nodes' means over the complete graph: together, against one addition after the other for a few of them."""
+    topology = Complete()
+    topology.ready(Setting(nodes))
+    graph, models, learner = topology.at(0), list(torch.randn(nodes, size).unbind()), _OneThread(size)
+    weights = [1 / nodes] * (nodes - 1)
+    own = 1.0 - sum(weights)
+    mixtures = [Mixture([models[i], *(models[j] for j in graph.senders(i))], [own, *weights]) for i in range(nodes)]
+    began = process_time()
+    for some in mixtures[:20]:
+        assert some.models is not None
+        total = some.models[0].double() * own
+        for model, weight in zip(some.models[1:], some.weights[1:], strict=True):
+            total.add_(model, alpha=weight)
+    apart = (process_time() - began) / 20
+    began = process_time()
+    mixing.mix(mixtures, learner)  # type: ignore[arg-type]
+    together = (process_time() - began) / nodes
+    name = f"mixing, complete graph of {nodes:,} nodes, {size:,} parameters: faster than additions by"
+    detail = f"{together * 1e6:.0f} against {apart * 1e6:,.0f} µs a node"
+    return [name, f"{apart / together:.1f}", ">= 8" if size > mixing.SMALL else "", detail]

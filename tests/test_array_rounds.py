@@ -114,9 +114,10 @@ LARGE = {"dataset": {"kind": "gaussian-blobs", "samples": 240, "test_samples": 2
 
 @pytest.mark.parametrize("spare", [True, False])
 @pytest.mark.parametrize("task", [{}, LARGE], ids=["small", "large"])
-def test_dense_graphs_and_large_models_are_mixed_to_the_same_bits(task, spare):
-    """Mixtures of more than 100 models are added in float64, and large models one by one."""
-    given = tables({"topology": "star"}, task, {"nodes": 120, **UNEVEN}, rounds=2)
+@pytest.mark.parametrize("topology", ["star", "complete", {"kind": "erdos-renyi", "probability": 0.84}], ids=str)
+def test_dense_graphs_and_large_models_are_mixed_to_the_same_bits(topology, task, spare):
+    """Mixtures of more than 100 models are rounded once, and large models are added one by one."""
+    given = tables({"topology": topology}, task, {"nodes": 120, **UNEVEN}, rounds=2)
     check_equal(simulate(given), arrays(given, spare=spare))
 
 

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from covey.learning.deferred import KNOWN, Deferred, Depth
+from covey.learning.sums import gathered, rounded_sums
 from covey.parts.native import kernels
 
 SHORT = 100
@@ -49,15 +51,22 @@ class Mixture:
         if self.value is None:
             assert self.models is not None
             own = self.models[0]
-            total = torch.mul(own.double() if self.is_long else own, self.weights[0])
-            for model, weight in zip(self.models[1:], self.weights[1:], strict=True):
-                total.add_(model, alpha=weight)
-            total = total.to(own.dtype)
-            for pull in self.pulls:
-                draw(total, own, pull)
-            self.fix(total)
-            return total
+            if self.is_long and own.device.type == "cpu":
+                (total,) = rounded_sums(gathered([(self.models, self.weights)], np.float64), one_by_one)
+            else:
+                total = torch.mul(own.double() if self.is_long else own, self.weights[0])
+                for model, weight in zip(self.models[1:], self.weights[1:], strict=True):
+                    total.add_(model, alpha=weight)
+            return self.finish(total.to(own.dtype))
         return self.value
+
+    def finish(self, total: Tensor) -> Tensor:
+        """Set the result, with the pulls applied to the sum of all models, in place."""
+        assert self.models is not None
+        for pull in self.pulls:
+            draw(total, self.models[0], pull)
+        self.fix(total)
+        return total
 
     def settle(self) -> None:
         """Compute the models that are deferred; this combination, too, if it waits for the same."""
@@ -69,7 +78,7 @@ class Mixture:
 
     @property
     def is_long(self) -> bool:
-        """True if it has so many models that they are added in float64: the sum of 200 took 2.5 times as long."""
+        """True if it has so many models that they are added in float64, and rounded once: errors of float32 add up."""
         return self.models is not None and len(self.models) > SHORT
 
     def plus(self, models: Sequence[Tensor], weights: Sequence[float]) -> "Mixture":
@@ -95,6 +104,12 @@ class Mixture:
         self.pulls = ()
         if self.later is not None:
             self.later.become(value)
+
+
+def one_by_one(pieces: Sequence[Callable[[], None]]) -> None:
+    """Call functions in this thread."""
+    for piece in pieces:
+        piece()
 
 
 def draw(total: Tensor, own: Tensor, pull: Pull) -> None:
