@@ -129,7 +129,8 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("partition", "quantity"): {"alpha": 1.0},
     ("partition", "draws"): {"per_node": 20},
     ("client-work", "budgets"): {"steps": 3},
-    ("client-selection", "over-selection"): {"fraction": 0.5},
+    # All are needed, so that times decide on nothing.
+    ("client-selection", "over-selection"): {"fraction": 1.0},
     ("optimizer", "guessed"): {"of": {"kind": "sgd", "momentum": 0.9}, "guesses": 2},
     ("learning-rate", "step"): {"every": 2, "gamma": 0.5},
     ("learning-rate", "cosine"): {"rounds": 5},
