@@ -89,6 +89,14 @@ def test_infinite_numbers_stay_in_the_sums_that_have_them():
     assert torch.equal(found[0][:2], sound[0][:2])
 
 
+def test_a_sum_beside_an_infinite_one_is_rounded_exactly(monkeypatch):
+    monkeypatch.setattr(sums, "_GROWTH", 0.0)
+    models = [torch.tensor([value]) for value in (1.0, 2.0**-24, 2.0**-70, torch.inf)]
+    rows = [(models[:3], [1.0, 1.0, 1.0]), ([models[3], models[0]], [0.5, 0.5])]
+    tied, infinite = rounded_sums(gathered(rows, np.float64), one_by_one)
+    assert (float(tied), float(infinite)) == (1 + 2.0**-23, torch.inf)
+
+
 def test_equal_models_are_a_fixed_point_of_crowded_averages():
     model = torch.randn(300, generator=torch.Generator().manual_seed(4))
     copies = [model.clone() for _ in range(150)]

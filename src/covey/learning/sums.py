@@ -99,7 +99,8 @@ class _Product(NamedTuple):
             sums_MB = self._sums(models_RB)
         else:
             # An infinite number times 0, or minus itself, would reach sums that do not have it.
-            sums_MB, most_B = torch.from_numpy(self.weights @ models_RB.numpy()), most_B.nan_to_num(0.0, 0.0)
+            sums_MB = torch.from_numpy(self.weights @ models_RB.numpy())
+            most_B = models_RB.abs().nan_to_num_(0.0, 0.0).amax(0)
         sums_MB.mul_(1.0 + _GROWTH)
         margin_MB = self.share_M1 * most_B
         least_MB, rounded_MB = (sums_MB - margin_MB).float(), margin_MB.add_(sums_MB).float()
